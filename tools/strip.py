@@ -1,5 +1,6 @@
-"Take out of saved notebooks what no reader needs: widget state, and views that have a still picture beside them"
+"Take out of saved notebooks what no reader needs: widget state, widgets that have a still picture beside them, progress bars"
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -7,25 +8,32 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 LIMIT = 500_000  # bytes a notebook
 
 
+def is_bar(output):
+    "A progress bar: only its first state is ever saved"
+    data = output.get("data", {})
+    return VIEW in data and re.search(r"\d%\|.*\[|\dit \[", "".join(data.get("text/plain", ""))) is not None
+
+
 def strip(nb):
     nb["metadata"].pop("widgets", None)
     for cell in nb["cells"]:
-        for output in cell.get("outputs", []):
-            output.get("data", {}).pop(VIEW, None)
+        if "outputs" in cell: cell["outputs"] = [o for o in cell["outputs"] if not is_bar(o)]
+        for output in cell.get("outputs", []): output.get("data", {}).pop(VIEW, None)
     return nb
 
 
+def strip_file(path):
+    "Strip one notebook in place; its size in bytes"
+    old = path.read_text(encoding="utf-8")
+    new = json.dumps(strip(json.loads(old)), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    if new != old: path.write_text(new, encoding="utf-8")
+    return len(new.encode())
+
+
 def main(paths):
-    too_large = []
-    for path in map(Path, paths):
-        old = path.read_text(encoding="utf-8")
-        new = json.dumps(strip(json.loads(old)), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-        if new != old:
-            path.write_text(new, encoding="utf-8")
-        if len(new.encode()) > LIMIT:
-            too_large.append(f"{path}: {len(new.encode())} bytes, at most {LIMIT} wanted: show fewer or smaller pictures")
+    sizes = {path: strip_file(Path(path)) for path in paths}
+    too_large = [f"{path}: {size} bytes, at most {LIMIT} wanted: show fewer or smaller pictures" for path, size in sizes.items() if size > LIMIT]
     sys.exit("\n".join(too_large) or 0)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+if __name__ == "__main__": main(sys.argv[1:])

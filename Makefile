@@ -1,0 +1,47 @@
+# `make lab` opens the lessons; `make test` runs all that CI runs. `make PY=python3.12 lab` chooses another Python (3.10 to 3.13).
+PY ?= python3
+BIN := $(CURDIR)/.venv/bin
+NOTEBOOKS := $(wildcard index.ipynb nbs/*.ipynb nbs/tutorials/*.ipynb)
+export PATH := $(BIN):$(PATH)
+
+.PHONY: setup lab test sync notebooks docs data bench-default bench-layer
+
+setup: .venv/.done
+
+.venv/.done: settings.ini setup.py
+	@$(PY) tools/python.py
+	$(PY) -m venv .venv || { echo "no virtual environment: on Debian, apt-get install python3-venv, then make setup again"; exit 1; }
+	$(BIN)/pip install -e '.[dev]'
+	touch $@
+
+lab: setup
+	jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) index.ipynb
+
+# Sphinx comes before pytest, because the browser tests visit the pages; pytest's summary is the last word
+test: setup
+	@tools/step.sh "system packages" tools/system.sh
+	@tools/step.sh "sync gate" python tools/sync.py --check
+	@tools/step.sh "notebooks" env OMP_NUM_THREADS=1 nbdev_test --path . --n_workers 2 --timing
+	@tools/step.sh "docs" $(MAKE) --no-print-directory docs
+	@tools/step.sh "tests" python -m pytest tests -rs --durations=8
+
+# notebooks -> library and README; clean and strip the notebooks
+sync: setup
+	python tools/sync.py
+
+# run every notebook in place, in a kernel of its own, and keep the outputs
+notebooks: setup
+	python tools/run.py $(NOTEBOOKS)
+
+docs: setup
+	@tools/docs-assets.sh
+	OMP_NUM_THREADS=1 python tools/docs.py
+
+data: setup
+	@tools/data.sh
+
+bench-default: setup
+	python bench/default.py
+
+bench-layer: setup
+	python bench/layer.py

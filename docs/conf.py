@@ -1,0 +1,24 @@
+"Sphinx, for the pages that tools/docs.py writes; the notebooks have been run before"
+project = "protolab"
+copyright = "2026 onwards, The protolab authors"
+extensions = ["myst_nb"]
+exclude_patterns = ["_static", "theme"]
+
+html_title = "protolab"
+html_theme = "furo"
+html_static_path = ["_static", "theme"]
+html_css_files = ["custom.css"]
+html_copy_source = False
+
+nb_execution_mode = "off"
+nb_code_prompt_show = "Show the {type}"
+nb_code_prompt_hide = "Hide the {type}"
+nb_output_stderr = "remove-warn"  # a warning in a lesson is a mistake
+nb_render_markdown_format = "myst"
+myst_enable_extensions = ["dollarmath", "amsmath", "attrs_inline"]
+myst_heading_anchors = 4
+suppress_warnings = ["myst.header"]
+
+# Scripts are local (tools/docs-assets.sh): the pages ask nobody else for anything
+mathjax_path = "tex-svg.js"
+nb_ipywidgets_js = {"require.js": {}, "embed-amd.js": {}}
