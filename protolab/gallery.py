@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'PAGE_STYLE', 'jpeg', 'data_uri', 'window', 'Thumbs', 'colour', 'heat', 'signed', 'picture', 'crop', 'whole',
-           'tag', 'Album', 'nearest_view', 'activation_view', 'worth', 'looks_like_view', 'looks_like_row', 'wall_view',
-           'page', 'Tile', 'tile', 'fitted', 'contact_sheet', 'place', 'written', 'source_tiles', 'nearest_sheet',
-           'activation_sheet', 'looks_like_sheet', 'Gallery', 'NearestGallery', 'ActivationGallery', 'LooksLikeGallery',
-           'shortened']
+           'tag', 'Album', 'nearest_tile', 'nearest_view', 'heat_layer', 'activation_view', 'worth', 'looks_like_view',
+           'looks_like_row', 'wall_view', 'strips_view', 'page', 'Tile', 'framed', 'tile', 'fitted', 'contact_sheet',
+           'place', 'written', 'source_tiles', 'nearest_sheet', 'activation_sheet', 'looks_like_sheet', 'Gallery',
+           'NearestGallery', 'ActivationGallery', 'LooksLikeGallery', 'shortened']
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-002
 import base64
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .core import Evidence, atomic_path
+from .core import Evidence, Patch, atomic_path
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-004
 def jpeg(
@@ -117,6 +117,7 @@ def picture(
     seen:tuple, # (top, left, bottom, right): the part of the image that the thumbnail shows
     box:tuple|None=None, # (top, left, bottom, right) to frame in it
     frame:str="", # "#rrggbb": colour of the frame round the thumbnail
+    layer:str="", # HTML between the thumbnail and the box
 )->str: # HTML
     "A thumbnail with a box drawn over it"
     t, l, b, r = seen
@@ -126,7 +127,7 @@ def picture(
         (top, height), (left, width) = place(box[0], box[2], t, b), place(box[1], box[3], l, r)
         mark = f'<i style="top:{top:.1f}%;left:{left:.1f}%;height:{height:.1f}%;width:{width:.1f}%"></i>'
     edge = f' style="--f:{frame}"' if frame else ""
-    return f'<span class="pl-pic"{edge}><img src="{uri}" alt="{escape(alt)}">{mark}</span>'
+    return f'<span class="pl-pic"{edge}><img src="{uri}" alt="{escape(alt)}">{layer}{mark}</span>'
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-012
 def crop(
@@ -172,6 +173,20 @@ class Album(NamedTuple):
     def name(self, j): return f"{j} · {self.classes[self.patches[j].label]}"
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-016
+def nearest_tile(
+    album:Album, # the prototypes
+    j:int, # which of them
+    n:int, # how near: 1 is nearest
+    p:Patch, # the patch
+    thumbs:Thumbs, # the images that it comes from
+    show=crop, # how a patch is drawn: crop or whole
+)->str: # HTML
+    "A patch near a prototype: its frame has the colour of its class, dashed when that is another one than the prototype's"
+    name, other = album.classes[p.label], "" if p.label == album.patches[j].label else ' class="pl-other"'
+    thumb = show(thumbs, p.image, p.box, f"Number {n} nearest to prototype {j}: {name}, distance {p.distance:.3f}", colour(p.label))
+    return f"<figure{other}>{thumb}<figcaption>{escape(name)}<small>{n} · d = {p.distance:.3f}</small></figcaption></figure>"
+
+# %% ../nbs/13_gallery.ipynb #13_gallery-017
 def nearest_view(
     album:Album, # the prototypes
     j:int, # which of them
@@ -180,17 +195,24 @@ def nearest_view(
     show=crop, # how a patch is drawn: crop or whole
 )->str: # HTML
     "A prototype's own patch, then the patches nearest to it"
-    label, tiles = album.patches[j].label, []
-    for n, p in enumerate(patches, 1):
-        name = album.classes[p.label]
-        thumb = show(thumbs, p.image, p.box, f"Nearest patch {n}: {name}, distance {p.distance:.3f}", colour(p.label))
-        tiles.append(f'<figure{"" if p.label == label else " class=pl-other"}>{thumb}'
-                     f"<figcaption>{escape(name)}<small>{n} · d = {p.distance:.3f}</small></figcaption></figure>")
-    own = sum(p.label == label for p in patches)
+    own = sum(p.label == album.patches[j].label for p in patches)
+    tiles = "".join(nearest_tile(album, j, n, p, thumbs, show) for n, p in enumerate(patches, 1))
     return (f'<div class="pl"><header>{album.crop(j)}{album.whole(j)}<div><h3>Prototype {j}</h3>{album.tag(j)}'
-            f'<p>{own} of its {len(patches)} nearest patches are of its class</p></div></header><div class="pl-grid">{"".join(tiles)}</div></div>')
+            f'<p>{own} of its {len(patches)} nearest patches are of its class</p></div></header><div class="pl-grid">{tiles}</div></div>')
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-017
+# %% ../nbs/13_gallery.ipynb #13_gallery-018
+def heat_layer(
+    map:Tensor, # (H,W) similarity of every place
+    alt:str, # what one sees
+    opacity:float, # 0 to 1
+)->str: # HTML, to lie over a thumbnail of the same image
+    "A map and its peak"
+    H, w = map.shape
+    r, c = divmod(map.argmax().item(), w)
+    return (f'<img class="pl-heat" style="opacity:{opacity:.2f}" src="{data_uri(jpeg(heat(map)))}" alt="{escape(alt)}">'
+            f'<em style="top:{100 * (r + 0.5) / H:.1f}%;left:{100 * (c + 0.5) / w:.1f}%"></em>')
+
+# %% ../nbs/13_gallery.ipynb #13_gallery-019
 def activation_view(
     album:Album, # the prototypes
     e:Evidence, # one of them, in one image
@@ -198,24 +220,22 @@ def activation_view(
     opacity:float=0.6, # of the map over the image, 0 to 1
 )->str: # HTML
     "Where a prototype lights up in an image: box, map, peak"
-    (H, w), name = thumbs.size, f"prototype {e.prototype}"
-    seen, (r, c) = (0, 0, H, w), divmod(e.map.argmax().item(), w)
-    base, under = (picture(thumbs.uri(0, None, 288), alt, seen, e.box) for alt in (f"The image; the box holds the places most similar to {name}", f"The image, grey, under the map of {name}"))
-    layer = (f'<img class="pl-heat" style="opacity:{opacity:.2f}" src="{data_uri(jpeg(heat(e.map)))}" alt="How similar each place is to {name}">'
-             f'<em style="top:{100 * (r + 0.5) / H:.1f}%;left:{100 * (c + 0.5) / w:.1f}%"></em>')
-    return (f'<div class="pl"><header>{album.crop(e.prototype)}{album.whole(e.prototype)}<div><h3>Prototype {e.prototype}</h3>{album.tag(e.prototype)}'
-            f'<p>{worth(e)} for {escape(album.classes[e.target])}</p></div></header>'
-            f'<div class="pl-two">{base}<div class="pl-under">{under[:-7]}{layer}</span></div></div>'
+    j, seen, uri = e.prototype, (0, 0, *thumbs.size), thumbs.uri(0, None, 288)
+    layer = heat_layer(e.map, f"How similar each place is to prototype {j}; the ring marks the peak", opacity)
+    base = picture(uri, f"The image; the box holds the places most similar to prototype {j}", seen, e.box)
+    under = picture(uri, "The same image in grey, under the map", seen, e.box, layer=layer)
+    return (f'<div class="pl"><header>{album.crop(j)}{album.whole(j)}<div><h3>Prototype {j}</h3>{album.tag(j)}'
+            f'<p>{worth(e)} for {escape(album.classes[e.target])}</p></div></header><div class="pl-two">{base}<div class="pl-under">{under}</div></div>'
             f'<div class="pl-bar"><span>{e.map.min():.1f}</span><b></b><span>{e.map.max():.1f}</span> similarity</div></div>')
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-018
+# %% ../nbs/13_gallery.ipynb #13_gallery-020
 def worth(
     e:Evidence, # one term of a logit
 )->str: # HTML
     "The arithmetic of one term"
     return f'{e.similarity:.2f} × {signed(e.weight)} = <strong>{signed(e.contribution)}</strong>'
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-019
+# %% ../nbs/13_gallery.ipynb #13_gallery-021
 def looks_like_view(
     album:Album, # the prototypes
     told, # Explanation of one logit
@@ -229,11 +249,11 @@ def looks_like_view(
     known = "" if truth is None else f"<p>Truth: {tag(truth, album.classes)} {'✓' if truth == told.target else '✗'}</p>"
     best = told.rows[0].box if told.rows else None
     image = picture(thumbs.uri(0, None, 192), "The image that is explained; the box marks its strongest evidence", (0, 0, *thumbs.size), best)
-    return (f'<div class="pl pl-looks"><header>{image}<div><h3>Why {name}?</h3><p>Logit {told.logit:.2f}</p>{known}</div></header>'
+    return (f'<div class="pl"><div class="pl-looks"><header>{image}<div><h3>Why {name}?</h3><p>Logit {told.logit:.2f}</p>{known}</div></header><div>'
             f'<div class="pl-row pl-head"><span>this part</span><span>looks like that prototype</span><span>of this image</span><span>similarity × weight = contribution</span></div>{rows}'
-            f'<div class="pl-sum"><p>{others} other prototypes <strong>{signed(told.rest)}</strong></p><p>Sum: the logit of {name} <strong>{signed(told.logit)}</strong></p></div></div>')
+            f'<div class="pl-sum"><p>{others} other prototypes <strong>{signed(told.rest)}</strong></p><p>Sum: the logit of {name} <strong>{signed(told.logit)}</strong></p></div></div></div></div>')
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-020
+# %% ../nbs/13_gallery.ipynb #13_gallery-022
 def looks_like_row(
     album:Album, # the prototypes
     e:Evidence, # one term
@@ -246,7 +266,7 @@ def looks_like_row(
             f'<div><span>Prototype {j}</span> {album.tag(j)}<p>{worth(e)}</p>'
             f'<div class="pl-gain {sign}"><b style="width:{100 * abs(e.contribution) / scale:.0f}%"></b></div></div></div>')
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-021
+# %% ../nbs/13_gallery.ipynb #13_gallery-023
 def wall_view(
     album:Album, # the prototypes
     notes:list|None=None, # P short texts, one below each prototype
@@ -259,30 +279,47 @@ def wall_view(
         blocks.append(f'<section><h3>{tag(label, album.classes)}</h3><div class="pl-cards">{cards}</div></section>')
     return f'<div class="pl pl-wall">{"".join(blocks)}</div>'
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-022
+# %% ../nbs/13_gallery.ipynb #13_gallery-024
+def strips_view(
+    album:Album, # the prototypes
+    near:list, # P lists of Patch, nearest first
+    thumbs:Thumbs, # the images that those come from
+)->str: # HTML
+    "All prototypes by class, each as a row: its own patch, then the patches nearest to it"
+    blocks = []
+    for label, name in enumerate(album.classes):
+        own = [p.prototype for p in album.patches if p.label == label]
+        rows = "".join(f'<div class="pl-strip">{album.crop(j)}<span>{"".join(nearest_tile(album, j, n, p, thumbs, crop) for n, p in enumerate(near[j], 1))}</span></div>' for j in own)
+        blocks.append(f"<details{'' if blocks else ' open'}><summary>{tag(label, album.classes)}</summary>{rows}</details>")
+    return f'<div class="pl pl-strips">{"".join(blocks)}</div>'
+
+# %% ../nbs/13_gallery.ipynb #13_gallery-025
 STYLE = """
 .pl{--ink:var(--jp-content-font-color1,var(--color-foreground-primary,var(--pl-ink,#1d1d1f)));--quiet:var(--jp-content-font-color2,var(--color-foreground-muted,var(--pl-quiet,#66666d)));
 --line:var(--jp-border-color2,var(--color-background-border,var(--pl-line,#e4e1da)));--side:96px;color:var(--ink);font:14px/1.45 system-ui,sans-serif;container-type:inline-size}
 .pl *{box-sizing:border-box}.pl h3{margin:0 0 2px;font-size:17px;font-weight:650;line-height:1.25}.pl p{margin:2px 0}.pl small{display:block;color:var(--quiet);font-size:12px}
-.pl header{display:flex;flex-wrap:wrap;gap:12px;align-items:center;margin:4px 0 14px}.pl header>div{flex:1 1 180px}
-.pl-pic{position:relative;display:inline-block;width:var(--side);vertical-align:top;border-radius:6px;overflow:hidden;border:0 solid var(--f);line-height:0}
+.pl header{display:flex;flex-wrap:wrap;gap:12px;align-items:center;margin:4px 0 16px}.pl header>div{flex:1 1 150px}
+.pl-pic{position:relative;display:inline-block;align-self:start;width:var(--side);vertical-align:top;border-radius:6px;overflow:hidden;border:0 solid var(--f);line-height:0}
 .pl-pic[style]{border-width:3px}.pl-pic img{width:100%;display:block;margin:0;max-width:none;border-radius:0}
 .pl-pic i{position:absolute;border:2px solid #ffe249;outline:1px solid #000b;box-shadow:inset 0 0 0 1px #0008;border-radius:2px}
 .pl-tag{display:inline-flex;gap:6px;align-items:center}.pl-tag b{width:11px;height:11px;border-radius:3px;flex:none}
-.pl-grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(var(--side),1fr));gap:14px 12px}.pl figure{margin:0;min-width:0}.pl figcaption{font-size:13px;line-height:1.3;margin-top:4px;overflow-wrap:anywhere}
-.pl-other .pl-pic{border-style:dashed}.pl-other figcaption{color:var(--quiet)}
-.pl-two{display:flex;flex-wrap:wrap;gap:12px;--side:min(288px,100%)}.pl-under{width:min(288px,100%)}.pl-under .pl-pic{width:100%}.pl-under .pl-pic>img:first-child{filter:grayscale(1)}
+.pl-grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(96px,1fr));gap:14px 12px;--side:min(100%,132px)}.pl figure{margin:0;min-width:0}
+.pl figcaption{font-size:13px;line-height:1.3;margin-top:4px;overflow-wrap:anywhere}.pl-other .pl-pic{border-style:dashed}.pl-other figcaption{color:var(--quiet)}
+.pl-two{display:flex;gap:12px}.pl-two>*{flex:0 1 320px;width:auto;min-width:0}.pl-under .pl-pic{width:100%}.pl-under .pl-pic>img:first-child{filter:grayscale(1)}
 .pl-pic .pl-heat{position:absolute;inset:0;height:100%}.pl-pic em{position:absolute;width:14px;height:14px;margin:-7px;border:2px solid #fff;outline:1px solid #000;border-radius:50%}
 .pl-bar{display:flex;gap:8px;align-items:center;margin-top:10px;color:var(--quiet);font-size:12px}.pl-bar b{width:120px;height:10px;border-radius:3px;background:linear-gradient(90deg,#000004,#3b0f70,#8c2981,#de4968,#fe9f6d,#fcfdbf)}
-.pl-looks>header{--side:192px}.pl-row{display:grid;grid-template-columns:repeat(3,var(--side)) minmax(0,1fr);gap:12px;align-items:center;padding:10px 0;border-top:1px solid var(--line)}
-.pl-head{color:var(--quiet);font-size:12px;align-items:end;border-top:0;padding:0 0 6px;line-height:1.3}.pl-gain{height:8px;border-radius:4px;background:var(--line);overflow:hidden;max-width:340px}
+.pl-looks>header{--side:200px;align-content:start}.pl-row .pl-pic{align-self:center}.pl-row{display:grid;grid-template-columns:repeat(3,var(--side)) minmax(0,1fr);gap:12px;align-items:center;padding:10px 0;border-top:1px solid var(--line)}
+.pl-head{color:var(--quiet);font-size:12px;align-items:end;border-top:0;padding:0 0 6px;line-height:1.3}.pl-gain{height:8px;border-radius:4px;background:var(--line);overflow:hidden}
 .pl-gain b{display:block;height:100%;border-radius:4px}.pl-plus b{background:#1a9a8a}.pl-minus b{background:#d9622b}.pl strong{font-variant-numeric:tabular-nums}
-.pl-sum{border-top:2px solid var(--ink);padding:8px 0}.pl-sum p{display:flex;justify-content:space-between;max-width:calc(3*var(--side) + 376px);gap:12px}
-.pl-wall section{margin:0 0 22px}.pl-cards{display:flex;flex-wrap:wrap;gap:12px 18px;margin-top:8px}.pl-cards .pl-pic+.pl-pic{margin-left:4px}
-@container (max-width:520px){.pl-row{grid-template-columns:repeat(3,minmax(0,1fr));--side:100%}.pl-row>div{grid-column:1/-1}.pl-head>:last-child{display:none}}
+.pl-sum{border-top:2px solid var(--ink);padding:8px 0}.pl-sum p{display:flex;justify-content:space-between;gap:12px}
+.pl-wall section{margin:0 0 22px}.pl-cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:12px 18px;margin-top:8px;--side:calc(50% - 2px)}.pl-cards .pl-pic+.pl-pic{margin-left:4px}
+.pl-strips summary{padding:9px 0;border-top:1px solid var(--line);cursor:pointer;font-weight:600}.pl-strip{display:grid;grid-template-columns:96px minmax(0,1fr);gap:20px;padding:6px 0}
+.pl-strip>span{display:grid;grid-template-columns:repeat(auto-fill,minmax(64px,1fr));gap:6px;--side:100%}.pl-strip figcaption{display:none}
+@container (min-width:760px){.pl-looks{display:grid;grid-template-columns:200px minmax(0,1fr);gap:36px}}
+@container (max-width:520px){.pl-row{grid-template-columns:repeat(3,minmax(0,1fr));--side:100%}.pl-row>div{grid-column:1/-1}.pl-strip{grid-template-columns:72px minmax(0,1fr);gap:12px;--side:72px}.pl-strip>span{grid-template-columns:repeat(auto-fill,minmax(48px,1fr))}.pl-head>:last-child{display:none}.pl-cards{grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}}
 """
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-023
+# %% ../nbs/13_gallery.ipynb #13_gallery-026
 PAGE_STYLE = """
 :root{color-scheme:light dark;--pl-paper:#fbfaf7;--pl-ink:#1d1d1f;--pl-quiet:#66666d;--pl-line:#e4e1da;--pl-link:#0b6b60}
 @media (prefers-color-scheme:dark){:root{--pl-paper:#151517;--pl-ink:#ececf0;--pl-quiet:#a2a2ab;--pl-line:#37373e;--pl-link:#5fd0c0}}
@@ -292,7 +329,7 @@ h2{font-size:22px;margin:40px 0 12px;padding-top:14px;border-top:1px solid var(-
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:5px 14px 5px 0;text-align:left;border-bottom:1px solid var(--pl-line)}
 """
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-024
+# %% ../nbs/13_gallery.ipynb #13_gallery-027
 def page(
     title:str, # of the page
     sections:list, # of (heading, HTML), in order
@@ -305,14 +342,26 @@ def page(
             f"<title>{escape(title)}</title><style>{PAGE_STYLE}{STYLE}</style></head><body><main><h1>{escape(title)}</h1><p>{escape(lead)}</p>"
             f'{f"<nav>{nav}</nav>" if len(sections) > 1 else ""}{body}</main></body></html>')
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-025
+# %% ../nbs/13_gallery.ipynb #13_gallery-028
 class Tile(NamedTuple):
     "One picture of a contact sheet"
     image: Image.Image # RGB
     lines: tuple = () # short texts below it
     frame: str = "" # "#rrggbb"
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-026
+# %% ../nbs/13_gallery.ipynb #13_gallery-029
+def framed(
+    image:Image.Image, # RGB, a thumbnail
+    box:tuple, # (top, left, bottom, right) in pixels of the whole image
+    seen:tuple, # (top, left, bottom, right): the part of it that the thumbnail shows
+)->Image.Image: # the same, with the box drawn into its pixels
+    "What CSS does on a page, in pixels"
+    scale, draw = image.width / (seen[3] - seen[1]), ImageDraw.Draw(image)
+    t, l, b, r = ((v - start) * scale for v, start in zip(box, (seen[0], seen[1]) * 2))
+    for grow, ink, width in ((1, "black", 4), (0, "#ffe249", 2)): draw.rectangle((l - grow, t - grow, r - 1 + grow, b - 1 + grow), outline=ink, width=width)
+    return image
+
+# %% ../nbs/13_gallery.ipynb #13_gallery-030
 def tile(
     thumbs:Thumbs, # images
     i:int, # which
@@ -323,13 +372,9 @@ def tile(
     "A thumbnail with its box drawn into the pixels"
     seen = seen or (0, 0, *thumbs.size)
     image = thumbs.picture(i, seen, side)
-    if not box: return image
-    scale, draw = image.width / (seen[3] - seen[1]), ImageDraw.Draw(image)
-    t, l, b, r = ((v - start) * scale for v, start in zip(box, (seen[0], seen[1]) * 2))
-    for grow, ink, width in ((1, "black", 4), (0, "#ffe249", 2)): draw.rectangle((l - grow, t - grow, r - 1 + grow, b - 1 + grow), outline=ink, width=width)
-    return image
+    return framed(image, box, seen) if box else image
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-027
+# %% ../nbs/13_gallery.ipynb #13_gallery-031
 def fitted(
     line:str, # a text
     font, # an ImageFont
@@ -340,7 +385,7 @@ def fitted(
     while line and font.getlength(line + "…") > width: line = line[:-1]
     return line + "…"
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-028
+# %% ../nbs/13_gallery.ipynb #13_gallery-032
 def contact_sheet(
     rows:list, # lists of Tile
     title:str, # a line above them
@@ -367,7 +412,7 @@ def place(sheet, t, at, font):
     sheet.paste(t.image, at)
     for n, line in enumerate(t.lines): draw.text((x, y + h + 3 + 14 * n), fitted(line, font, w), fill="#333", font=font)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-029
+# %% ../nbs/13_gallery.ipynb #13_gallery-033
 def written(
     lines:tuple, # short texts
     size:tuple=(250, 92), # (width, height) in pixels
@@ -378,7 +423,7 @@ def written(
         ImageDraw.Draw(image).text((4, size[1] / 2 - 10 * len(lines) + 20 * n), fitted(line, font, size[0] - 6), fill="#222", font=font)
     return Tile(image)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-030
+# %% ../nbs/13_gallery.ipynb #13_gallery-034
 def source_tiles(
     album:Album, # the prototypes
     j:int, # which of them
@@ -388,7 +433,7 @@ def source_tiles(
     p, thumbs = album.patches[j], album.thumbs
     return [Tile(tile(thumbs, p.image, p.box, window(p.box, thumbs.size), side), ("the prototype",), colour(p.label)), Tile(tile(thumbs, p.image, p.box, None, side), ("its source",))]
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-031
+# %% ../nbs/13_gallery.ipynb #13_gallery-035
 def nearest_sheet(
     album:Album, # the prototypes
     j:int, # which of them
@@ -403,7 +448,7 @@ def nearest_sheet(
     tiles = [one(p) for p in patches]
     return contact_sheet([source_tiles(album, j), *(tiles[n:n + 5] for n in range(0, len(tiles), 5))], f"Patches nearest to prototype {album.name(j)}")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-032
+# %% ../nbs/13_gallery.ipynb #13_gallery-036
 def activation_sheet(
     album:Album, # the prototypes
     e:Evidence, # one of them, in one image
@@ -411,12 +456,13 @@ def activation_sheet(
     opacity:float=0.6, # of the map over the image, 0 to 1
 )->bytes: # a JPEG file
     "`activation_view` as a still picture"
-    base = tile(thumbs, 0, e.box, side=192)
+    base = tile(thumbs, 0, None, side=192)
     over = Image.blend(base.convert("L").convert("RGB"), heat(e.map).resize(base.size), opacity)
+    base, over = (framed(image, e.box, (0, 0, *thumbs.size)) for image in (base, over))
     return contact_sheet([[Tile(base, ("the image",)), Tile(over, ("its map",)), *source_tiles(album, e.prototype, 192)]],
                          f"Prototype {album.name(e.prototype)}: {e.similarity:.2f} x {e.weight:.2f} = {e.contribution:.2f}")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-033
+# %% ../nbs/13_gallery.ipynb #13_gallery-037
 def looks_like_sheet(
     album:Album, # the prototypes
     told, # Explanation of one logit
@@ -430,7 +476,7 @@ def looks_like_sheet(
     rest = written((f"{len(album.patches) - len(told.rows)} other prototypes: {told.rest:.2f}", f"sum, the logit: {told.logit:.2f}"))
     return contact_sheet([*rows, [Tile(tile(thumbs, 0, None)), rest]], f"Why {album.classes[told.target]}?{known}")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-034
+# %% ../nbs/13_gallery.ipynb #13_gallery-038
 class Gallery(W.VBox):
     "Controls, one HTML child, and a still picture for where no kernel runs; a child class says `view`, `sheet`, `shown` and `all`"
     def __init__(self, controls):
@@ -455,7 +501,7 @@ class Gallery(W.VBox):
     def _repr_mimebundle_(self, **kwargs):
         return super()._repr_mimebundle_(**kwargs) | {"image/jpeg": base64.b64encode(self.sheet(*self.shown())).decode(), "text/plain": self.title}
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-035
+# %% ../nbs/13_gallery.ipynb #13_gallery-039
 class NearestGallery(Gallery):
     "The patches nearest to a prototype"
     title, view, sheet = "Nearest patches", staticmethod(nearest_view), staticmethod(nearest_sheet)
@@ -478,7 +524,7 @@ class NearestGallery(Gallery):
         lists, thumbs = self.near[name]
         return self.album, j, lists[j][:self.k.value], thumbs, self.show.value
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-036
+# %% ../nbs/13_gallery.ipynb #13_gallery-040
 class ActivationGallery(Gallery):
     "Where prototypes light up in one image"
     title, view, sheet = "Activation maps", staticmethod(activation_view), staticmethod(activation_sheet)
@@ -497,7 +543,7 @@ class ActivationGallery(Gallery):
     def all(self): return [(self.album.name(e.prototype), self._args(e)) for e in self.evidence]
     def _args(self, e): return self.album, e, self.thumbs, self.opacity.value / 100
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-037
+# %% ../nbs/13_gallery.ipynb #13_gallery-041
 class LooksLikeGallery(Gallery):
     "This looks like that, for one image"
     title, view, sheet = "This looks like that", staticmethod(looks_like_view), staticmethod(looks_like_sheet)
@@ -517,7 +563,7 @@ class LooksLikeGallery(Gallery):
     def all(self): return [(f"Why {self.album.classes[t.target]}?", self._args(t)) for t in self.told]
     def _args(self, t): return self.album, shortened(t, self.k.value), self.thumbs, self.truth
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-038
+# %% ../nbs/13_gallery.ipynb #13_gallery-042
 def shortened(
     told, # Explanation
     k:int, # rows to keep
