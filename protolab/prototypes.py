@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIMILARITIES', 'TRUST', 'BLOCK', 'log_similarity', 'linear_similarity', 'check_patch', 'distances_naive',
-           'patch_rows', 'full_precision', 'exact_distances', 'nearest_rows', 'redo_small', 'NearestPatch',
-           'prototype_gradient', 'patch_gradient', 'as_float', 'min_distances', 'distance_maps', 'PrototypeLayer']
+           'patch_rows', 'matmul_precision', 'set_matmul_precision', 'full_precision', 'exact_distances', 'redo_pairs',
+           'as_float', 'distance_maps', 'best_patches', 'nearest_rows', 'redo_small', 'winning_rows',
+           'prototype_gradient', 'patch_gradient', 'NearestPatch', 'min_distances', 'PrototypeLayer']
 
 # %% ../nbs/05_prototypes.ipynb #05_prototypes-002
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-003
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-009
 def log_similarity(
     d:Tensor, # (...) squared distances, 0 or larger
     eps:float=1e-4, # keeps the answer finite at d = 0, where it is ln(1/eps)
@@ -23,16 +24,16 @@ def log_similarity(
     "The paper's similarity, ln((d+1)/(d+eps)): large when near, 0 when far (section 2.1)"
     return torch.log((d + 1) / (d + eps))
 
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-004
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-013
 def linear_similarity(
-    d:Tensor, # (...) squared distances
+    d:Tensor, # (...) squared distances, 0 or larger
 )->Tensor: # (...) similarity, 0 or smaller
     "Minus the distance"
     return -d
 
 SIMILARITIES = {"log": log_similarity, "linear": linear_similarity}
 
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-005
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-018
 def check_patch(
     z:Tensor, # (N,D,h,w) latent map
     p:Tensor, # (P,D,hp,wp) prototypes
@@ -47,7 +48,7 @@ def check_patch(
         raise ValueError(f"a prototype of {p.shape[2]} x {p.shape[3]} cells does not fit on a map of {z.shape[2]} x {z.shape[3]} cells: "
                          "use smaller prototypes or larger images")
 
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-006
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-021
 def distances_naive(
     z:Tensor, # (N,D,h,w) latent map
     p:Tensor, # (P,D,hp,wp) prototypes
@@ -62,141 +63,71 @@ def distances_naive(
             d[:, :, r, c] = ((patch - p) ** 2).sum((2, 3, 4))
     return d
 
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-007
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-029
 def patch_rows(
     z:Tensor, # (N,D,h,w) latent map
     hp:int=1, # height of a patch, in cells
     wp:int=1, # width of a patch, in cells
-)->Tensor: # (N,L,D*hp*wp), the L = (h-hp+1)*(w-wp+1) patches in row order
+)->Tensor: # (N,L,D*hp*wp): the L = (h-hp+1)*(w-wp+1) patches in row order
     "All patches of a map, each as one long row"
     columns = z.flatten(2) if hp == wp == 1 else F.unfold(z, (hp, wp))
     return columns.transpose(1, 2).contiguous()
 
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-008
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-044
+def matmul_precision()->tuple: # (on a GPU, on a CPU), or (everywhere,) before torch 2.9
+    "How torch computes float32 matrix products at the moment"
+    if not hasattr(torch.backends.mkldnn, "matmul"): return (torch.get_float32_matmul_precision(),)
+    return torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+
+def set_matmul_precision(
+    settings:tuple, # what `matmul_precision` gave
+):
+    "Put the settings back"
+    if len(settings) == 1: torch.set_float32_matmul_precision(settings[0])
+    else: torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = settings
+
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-046
 @contextmanager
 def full_precision(
     device:str="cpu", # type of the device that computes: "cpu", "cuda", "mps"
 ):
     "Matrix products in true float32: TF32 off, outside autocast; the old settings come back at the end"
-    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
-    name = "fp32_precision" if hasattr(backends[1], "fp32_precision") else "allow_tf32"
-    exact = "ieee" if name == "fp32_precision" else False
-    backends = [b for b in backends if hasattr(b, name)]
-    old = [getattr(b, name) for b in backends]
+    old = matmul_precision()
+    set_matmul_precision(("highest",) if len(old) == 1 else ("ieee", "ieee"))
     try:
-        for b in backends: setattr(b, name, exact)
         with torch.autocast(device, enabled=False): yield
-    finally:
-        for b, value in zip(backends, old): setattr(b, name, value)
+    finally: set_matmul_precision(old)
 
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-009
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-049
 TRUST = 1e-3 # an expanded distance below this share of the norms has lost too many digits
+BLOCK = 2**20 # how many numbers an intermediate result may hold
 
 def exact_distances(
-    X:Tensor, # (n,L,K) patches
-    p:Tensor, # (n,K) prototypes, one for each group of L patches
-)->Tensor: # (n,L) squared distances
+    X:Tensor, # (...,K) patches
+    p:Tensor, # (...,K) prototypes, one for each patch
+)->Tensor: # (...) squared distances
     "The difference form, sum((z-p)^2): slow, and exact where the distance is small"
-    return (X - p[:, None]).square().sum(-1)
+    return (X - p).square().sum(-1)
 
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-010
-def nearest_rows(
-    X:Tensor, # (N,L,K) patches of N images
-    p:Tensor, # (P,K) prototypes
-    p2:Tensor, # (P,) their squared norms
-)->tuple: # d (N,P) smallest squared distance by expansion, cell (N,P) where
-    "Largest 2zp - ||z||^2 over the L patches and its place, a few images at a time"
-    N, L, _ = X.shape
-    d, cell = X.new_empty(N, len(p)), torch.empty(N, len(p), dtype=torch.long, device=X.device)
-    block = max(1, BLOCK // (L * len(p)))
-    for b in range(0, N, block):
-        rows = X[b:b + block].flatten(0, 1)
-        score = torch.addmm(rows.square().sum(1, keepdim=True), rows, p.T, beta=-1, alpha=2)
-        score = score.view(-1, L, 1, len(p)).permute(0, 3, 1, 2)
-        best, where = F.max_pool2d(score, (L, 1), return_indices=True)
-        d[b:b + block], cell[b:b + block] = p2 - best.flatten(1), where.flatten(1)
-    return d, cell
-
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-011
-BLOCK = 2**20 # numbers in the largest intermediate result
-
-def redo_small(
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-051
+def redo_pairs(
     X:Tensor, # (N,L,K) patches
     p:Tensor, # (P,K) prototypes
-    d:Tensor, # (N,P) smallest distances by expansion, corrected in place
-    cell:Tensor, # (N,P) their cells, corrected in place
-    trust:Tensor, # (N,P) distances below this are computed again
-):
-    "Compute again, exactly and over all patches, the pairs whose distance is tiny against the norms"
-    image, prototype = (d < trust).nonzero(as_tuple=True)
-    step = max(1, BLOCK // (X.shape[1] * X.shape[2]))
-    for n, j in zip(image.split(step), prototype.split(step)):
-        d[n, j], cell[n, j] = exact_distances(X[n], p[j]).min(1)
+    n:Tensor, # (m,) image of each pair
+    j:Tensor, # (m,) its prototype
+    l:Tensor, # (m,) its patch
+)->Tensor: # (m,) squared distances
+    "Exact distances of m pairs of a patch and a prototype, in blocks"
+    step = max(1, BLOCK // X.shape[2])
+    return torch.cat([exact_distances(X[n, l], p[j]) for n, j, l in zip(n.split(step), j.split(step), l.split(step))])
 
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-012
-class NearestPatch(torch.autograd.Function):
-    "Squared distance to the nearest patch and its cell; never builds (N,P,L); X (N,L,K), p (P,K) -> (N,P), (N,P)"
-    @staticmethod
-    def forward(ctx, X, p):
-        p2 = p.square().sum(1)
-        with full_precision(X.device.type): d, cell = nearest_rows(X, p, p2)
-        x2 = X.square().sum(2).gather(1, cell)
-        redo_small(X, p, d, cell, TRUST * (x2 + p2))
-        ctx.save_for_backward(X, p, cell)
-        ctx.mark_non_differentiable(cell)
-        return d, cell
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g, _):
-        X, p, cell = ctx.saved_tensors
-        row = cell + torch.arange(len(X), device=X.device)[:, None] * X.shape[1]
-        gX = patch_gradient(X, p, row, g) if ctx.needs_input_grad[0] else None
-        gp = prototype_gradient(X, p, row, g) if ctx.needs_input_grad[1] else None
-        return gX, gp
-
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-013
-def prototype_gradient(
-    X:Tensor, # (N,L,K) patches
-    p:Tensor, # (P,K) prototypes
-    row:Tensor, # (N,P) winning patch, counted over all images
-    g:Tensor, # (N,P) gradient of the distances
-)->Tensor: # (P,K)
-    "Sum over images of 2 g (p - winner)"
-    winners = F.embedding_bag(row.T.contiguous(), X.flatten(0, 1), mode="sum", per_sample_weights=g.T.contiguous())
-    return 2 * (p * g.sum(0)[:, None] - winners)
-
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-014
-def patch_gradient(
-    X:Tensor, # (N,L,K) patches
-    p:Tensor, # (P,K) prototypes
-    row:Tensor, # (N,P) winning patch, counted over all images
-    g:Tensor, # (N,P) gradient of the distances
-)->Tensor: # (N,L,K)
-    "For each patch, sum over the prototypes that it won of 2 g (patch - p)"
-    owner, order = row.flatten().sort()
-    count = torch.bincount(owner, minlength=X.shape[0] * X.shape[1])
-    g = g.flatten()[order]
-    won = F.embedding_bag(order % len(p), p, count.cumsum(0) - count, mode="sum", per_sample_weights=g)
-    total = g.new_zeros(len(count)).index_add_(0, owner, g)
-    return (2 * (X.flatten(0, 1) * total[:, None] - won)).view_as(X)
-
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-015
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-054
 def as_float(
     t:Tensor, # (...) any shape
-)->Tensor: # (...) float32, or float64 where it came as that
+)->Tensor: # (...) float32, or float64 when it came as float64
     "Distances are computed in float32 or better, whatever the backbone uses"
     return t if t.dtype == torch.float64 else t.float()
 
-def min_distances(
-    z:Tensor, # (N,D,h,w) latent map
-    p:Tensor, # (P,D,hp,wp) prototypes
-)->tuple: # d (N,P) smallest squared distance, cell (N,P) its place in row order; ties go to the first cell
-    "Squared distance of each prototype to its nearest patch, fast in both directions and exact near 0"
-    check_patch(z, p)
-    return NearestPatch.apply(patch_rows(as_float(z), *p.shape[2:]), as_float(p).flatten(1))
-
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-016
 def distance_maps(
     z:Tensor, # (N,D,h,w) latent map
     p:Tensor, # (P,D,hp,wp) prototypes
@@ -206,11 +137,116 @@ def distance_maps(
     (hp, wp), X, p = p.shape[2:], patch_rows(as_float(z), *p.shape[2:]), as_float(p).flatten(1)
     norms = X.square().sum(2)[:, None] + p.square().sum(1)[:, None]
     with full_precision(z.device.type): d = norms - 2 * (p @ X.transpose(1, 2))
-    n, j, l = (d < TRUST * norms).nonzero(as_tuple=True)
-    d = d.index_put((n, j, l), (X[n, l] - p[j]).square().sum(1))
+    small = (d < TRUST * norms).nonzero(as_tuple=True)
+    d = d.index_put(small, redo_pairs(X, p, *small))
     return d.unflatten(2, (z.shape[2] - hp + 1, z.shape[3] - wp + 1))
 
-# %% ../nbs/05_prototypes.ipynb #05_prototypes-017
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-060
+def best_patches(
+    X:Tensor, # (n,L,K) patches of a few images
+    p:Tensor, # (K,P) prototypes, as columns
+    room:Tensor, # (n or more,L,P) memory to work in
+)->tuple: # score (n,P) largest product over the L patches, cell (n,P) the first place that has it
+    "One matrix product, then the maximum and where it is"
+    room = room[:len(X)]
+    torch.mm(X.flatten(0, 1), p, out=room.flatten(0, 1))
+    score, cell = F.max_pool2d(room[:, :, None].permute(0, 3, 1, 2), (X.shape[1], 1), return_indices=True)
+    return score.flatten(1), cell.flatten(1)
+
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-063
+def nearest_rows(
+    X:Tensor, # (N,L,K) patches of N images
+    x2:Tensor, # (N,L) their squared norms
+    p:Tensor, # (P,K) prototypes
+)->tuple: # score (N,P) largest zp - ||z||^2 / 2, cell (N,P) where it is
+    "The patch with the smallest distance, by expansion, for a few images at a time"
+    (N, L, _), P = X.shape, len(p)
+    step = max(1, min(N, BLOCK // (L * P)))
+    room = X.new_empty(step, L, P)
+    p = torch.cat([p, p.new_ones(P, 1)], 1).T
+    blocks = [best_patches(torch.cat([z, z2[:, :, None] / -2], 2), p, room) for z, z2 in zip(X.split(step), x2.split(step))]
+    return [torch.cat(t) for t in zip(*blocks)]
+
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-066
+def redo_small(
+    X:Tensor, # (N,L,K) patches
+    p:Tensor, # (P,K) prototypes
+    d:Tensor, # (N,P) smallest distances by expansion, corrected in place
+    cell:Tensor, # (N,P) their places, corrected in place
+    least:Tensor, # (N,P) distances below this are computed again
+):
+    "Compute again, exactly and over all patches, the pairs whose distance is tiny against the norms"
+    image, prototype = (d < least).nonzero(as_tuple=True)
+    step = max(1, BLOCK // (X.shape[1] * X.shape[2]))
+    for n, j in zip(image.split(step), prototype.split(step)):
+        d[n, j], cell[n, j] = exact_distances(X[n], p[j, None]).min(1)
+
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-071
+def winning_rows(
+    cell:Tensor, # (N,P) winning patch of each image
+    L:int, # patches an image
+)->Tensor: # (N,P) winning patch, counted over all images
+    "Row numbers in the table of all patches"
+    return cell + L * torch.arange(len(cell), device=cell.device)[:, None]
+
+def prototype_gradient(
+    X:Tensor, # (N,L,K) patches
+    p:Tensor, # (P,K) prototypes
+    cell:Tensor, # (N,P) winning patch of each image
+    g:Tensor, # (N,P) gradient of the distances
+)->Tensor: # (P,K)
+    "Sum over images of 2 g (p - winner)"
+    row = winning_rows(cell, X.shape[1])
+    winners = F.embedding_bag(row.T.contiguous(), X.flatten(0, 1), mode="sum", per_sample_weights=g.T.contiguous())
+    return 2 * (p * g.sum(0)[:, None] - winners)
+
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-074
+def patch_gradient(
+    X:Tensor, # (N,L,K) patches
+    p:Tensor, # (P,K) prototypes
+    cell:Tensor, # (N,P) winning patch of each image
+    g:Tensor, # (N,P) gradient of the distances
+)->Tensor: # (N,L,K)
+    "For each patch, sum over the prototypes that it won of 2 g (patch - p)"
+    N, L, _ = X.shape
+    small = torch.int16 if N * L < 2**15 else torch.int64   # short numbers sort faster
+    owner, order = winning_rows(cell, L).flatten().to(small).sort()
+    count = torch.bincount(owner, minlength=N * L)
+    won = F.embedding_bag(order % len(p), p, count.cumsum(0) - count, mode="sum", per_sample_weights=g.flatten()[order])
+    total = g.new_zeros(N, L).scatter_add_(1, cell, g)
+    return (X * total[:, :, None]).sub_(won.view_as(X)).mul_(2)
+
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-077
+class NearestPatch(torch.autograd.Function):
+    "X (N,L,K), p (P,K) -> d (N,P), cell (N,P): squared distance to the nearest patch and its place; never builds (N,P,L)"
+    @staticmethod
+    def forward(ctx, X, p):
+        x2, p2 = X.square().sum(2), p.square().sum(1)
+        with full_precision(X.device.type): score, cell = nearest_rows(X, x2, p)
+        d = p2 - 2 * score
+        redo_small(X, p, d, cell, TRUST * (x2.gather(1, cell) + p2))
+        ctx.save_for_backward(X, p, cell)
+        ctx.mark_non_differentiable(cell)
+        return d, cell
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g, _):
+        X, p, cell = ctx.saved_tensors
+        gX = patch_gradient(X, p, cell, g) if ctx.needs_input_grad[0] else None
+        gp = prototype_gradient(X, p, cell, g) if ctx.needs_input_grad[1] else None
+        return gX, gp
+
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-080
+def min_distances(
+    z:Tensor, # (N,D,h,w) latent map
+    p:Tensor, # (P,D,hp,wp) prototypes
+)->tuple: # d (N,P) smallest squared distance, cell (N,P) its place in row order; ties go to the first cell
+    "Squared distance of each prototype to its nearest patch: fast in both directions, and exact near 0"
+    check_patch(z, p)
+    return NearestPatch.apply(patch_rows(as_float(z), *p.shape[2:]), as_float(p).flatten(1))
+
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-086
 class PrototypeLayer(nn.Module):
     "P prototypes of D channels and hp x wp cells, and how similar each is to an image"
     def __init__(self,
@@ -218,10 +254,10 @@ class PrototypeLayer(nn.Module):
         D:int, # channels of the latent map
         hp:int=1, # height of a prototype, in cells
         wp:int=1, # width of a prototype, in cells
-        similarity=log_similarity, # any function of a tensor of squared distances
+        similarity=log_similarity, # any falling function of a tensor of squared distances
     ):
         super().__init__()
-        if min(P, D, hp, wp) < 1: raise ValueError(f"P={P}, D={D}, hp={hp}, wp={wp}: each must be 1 or larger")
+        if min(P, D, hp, wp) < 1: raise ValueError(f"P={P}, D={D}, hp={hp}, wp={wp} came: each must be 1 or larger; give at least one prototype of one cell")
         self.vectors, self.similarity = nn.Parameter(torch.rand(P, D, hp, wp)), similarity
 
     def extra_repr(self): return f"{tuple(self.vectors.shape)}, similarity={getattr(self.similarity, '__name__', self.similarity)}"
@@ -236,5 +272,5 @@ class PrototypeLayer(nn.Module):
     def maps(self,
         z:Tensor, # (N,D,h,w) latent map
     )->Tensor: # (N,P,h-hp+1,w-wp+1) similarities
-        "How similar each prototype is to every patch: for looking, never needed for training"
+        "How similar each prototype is to every patch: for looking, never needed to train"
         return self.similarity(distance_maps(z, self.vectors))
