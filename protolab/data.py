@@ -9,7 +9,6 @@ __all__ = ['FAR', 'IMAGE_TYPES', 'FASHION', 'Images', 'as_uint8', 'Splits', 'dea
            'folder_splits', 'from_dataset', 'read_idx', 'find_fashion', 'fashion_splits']
 
 # %% ../nbs/02_data.ipynb #02_data-002
-import copy
 import gzip
 import hashlib
 import json
@@ -18,16 +17,14 @@ import os
 import subprocess
 import sys
 import warnings
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
@@ -38,23 +35,6 @@ from .birds import SPECIES, draw_birds
 from .core import IMAGENET, Stats
 
 # %% ../nbs/02_data.ipynb #02_data-005
-class Images(Dataset):
-    "Pictures with labels and names, in memory"
-    def __init__(self,
-        x:Tensor, # (N,3,H,W) uint8 pixels
-        y:Tensor, # (N,) labels, whole numbers from 0 to C-1
-        classes:list, # C names
-        names:list, # N names, such as the files
-        parts:Tensor|None=None, # (N,H,W) uint8 part of each pixel, where the truth is known
-    ):
-        self.x, self.y = _checked_pixels(x), torch.as_tensor(y)
-        self.classes, self.names, self.parts = list(classes), list(names), parts
-        _check_labels(self)
-        self.y = self.y.long()
-
-    def __len__(self): return len(self.x)
-    def __getitem__(self, i): return self.x[i], self.y[i].item()
-
 def _checked_pixels(x):
     if x.ndim != 4 or x.shape[1] != 3 or len(x) == 0:
         raise ValueError(f"images have the shape (N,3,H,W) with N of 1 or more, these have {tuple(x.shape)}: stack them, channels first")
@@ -72,7 +52,25 @@ def _check_labels(images):
         raise ValueError(f"labels go from 0 to {len(images.classes) - 1} for {len(images.classes)} classes, but {some}: "
                          "correct the labels, or name all classes")
 
-# %% ../nbs/02_data.ipynb #02_data-010
+# %% ../nbs/02_data.ipynb #02_data-006
+class Images(Dataset):
+    "Pictures with labels and names, in memory"
+    def __init__(self,
+        x:Tensor, # (N,3,H,W) uint8 pixels
+        y:Tensor, # (N,) labels, whole numbers from 0 to C-1
+        classes:list, # C names
+        names:list, # N names, such as the files
+        parts:Tensor|None=None, # (N,H,W) uint8 part of each pixel, where the truth is known
+    ):
+        self.x, self.y = _checked_pixels(x), torch.as_tensor(y)
+        self.classes, self.names, self.parts = list(classes), list(names), parts
+        _check_labels(self)
+        self.y = self.y.long()
+
+    def __len__(self): return len(self.x)
+    def __getitem__(self, i): return self.x[i], self.y[i].item()
+
+# %% ../nbs/02_data.ipynb #02_data-011
 def as_uint8(
     x:Tensor, # (N,3,H,W) floats in [0,1]
 )->Tensor: # (N,3,H,W) uint8, rounded
@@ -83,7 +81,7 @@ def as_uint8(
     if low < 0 or high > 1: raise ValueError(f"floats in [0,1] were expected, these lie in [{low:.2f},{high:.2f}]: divide by 255, or undo a normalisation")
     return (x * 255).round().to(torch.uint8)
 
-# %% ../nbs/02_data.ipynb #02_data-013
+# %% ../nbs/02_data.ipynb #02_data-014
 @patch
 def subset(self:Images,
     indices:Tensor, # (M,) positions, in the order wanted
@@ -105,7 +103,7 @@ def __repr__(self:Images):
     return (f"{len(self)} images of {self.x.shape[2]} x {self.x.shape[3]} pixels, {len(self.classes)} classes, {each} a class"
             + ("" if self.parts is None else ", part of every pixel known"))
 
-# %% ../nbs/02_data.ipynb #02_data-016
+# %% ../nbs/02_data.ipynb #02_data-017
 class Splits(NamedTuple):
     "Four sets of images with one owner each"
     train: Images # the trainer's; may be augmented
@@ -113,7 +111,16 @@ class Splits(NamedTuple):
     project: Images # the training images as they are; prototypes become patches of these
     test: Images # read once, at the end
 
-# %% ../nbs/02_data.ipynb #02_data-019
+    def __repr__(self): return "\n".join(f"{role:7} {images}" for role, images in self._asdict().items())
+
+# %% ../nbs/02_data.ipynb #02_data-021
+def _cut(indices, shares, generator):
+    sizes = [max(1, round(s * len(indices))) for s in shares]
+    rest = max(0, len(indices) - sum(sizes))
+    shuffled = indices[torch.randperm(len(indices), generator=generator)]
+    return shuffled[:sum(sizes) + rest].split([rest, *sizes]) if rest else [shuffled[:0]]
+
+# %% ../nbs/02_data.ipynb #02_data-023
 def deal(
     images:Images,
     shares:list, # the part of each class that goes to each extra pile, such as [.15, .2]
@@ -128,12 +135,7 @@ def deal(
     if poor: raise ValueError(f"too few images to deal into {len(shares) + 1} sets: {', '.join(poor)}; add images to these classes or leave them out")
     return [images.subset(torch.cat(pile).sort().values) for pile in zip(*hands)]
 
-def _cut(indices, shares, generator):
-    sizes = [max(1, round(s * len(indices))) for s in shares]
-    rest = max(0, len(indices) - sum(sizes))
-    shuffled = indices[torch.randperm(len(indices), generator=generator)]
-    return shuffled[:sum(sizes) + rest].split([rest, *sizes]) if rest else [shuffled[:0]]
-
+# %% ../nbs/02_data.ipynb #02_data-024
 def split(
     images:Images,
     valid:float=.15, # share of each class that goes to valid
@@ -144,25 +146,10 @@ def split(
     train, valid, test = deal(images, [valid, test], seed)
     return Splits(train, valid, train, test)
 
-# %% ../nbs/02_data.ipynb #02_data-026
-def draw_parallel(
-    species:list, # n numbers of species
-    index:list, # n numbers; (seed, index) decides pose, colours and scene
-    seed:int=0,
-    size:int=96, # pixels a side
-)->tuple: # uint8 arrays: images (n,H,W,3) and parts (n,H,W)
-    "What `birds.draw_birds` draws, by one process a core"
-    n = min(os.cpu_count() or 1, 8, math.ceil(len(species) / 32))
-    if n == 1: return draw_birds(species, seed=seed, index=index, size=size)
-    jobs = [dict(species=species[k::n], seed=seed, index=index[k::n], size=size, hide=[], swap={}, without=[], plant=None) for k in range(n)]
-    images, parts = np.empty((len(species), size, size, 3), np.uint8), np.empty((len(species), size, size), np.uint8)
-    with tqdm(total=len(species), desc="drawing birds", delay=1, leave=False) as bar, ThreadPoolExecutor(n) as pool:
-        for k, (some, theirs) in enumerate(pool.map(lambda job: _draw_job(job, bar), jobs)): images[k::n], parts[k::n] = some, theirs
-    return images, parts
-
+# %% ../nbs/02_data.ipynb #02_data-031
 def _draw_job(job, bar):
     size = job["size"]
-    home = str(Path(__file__).resolve().parent.parent)
+    home = str(Path(sys.modules["protolab"].__path__[0]).resolve().parent)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-m", "protolab.birds"], stdin=pipe, stdout=pipe, stderr=pipe, env=env) as worker:
@@ -178,9 +165,23 @@ def _next_bird(worker, length, bar):
     bar.update()
     return np.frombuffer(data, np.uint8)
 
-# %% ../nbs/02_data.ipynb #02_data-031
-FAR = 10**6 # the first numbers of train, valid and test are so far apart
+# %% ../nbs/02_data.ipynb #02_data-033
+def draw_parallel(
+    species:list, # n numbers of species
+    index:list, # n numbers; (seed, index) decides pose, colours and scene
+    seed:int=0,
+    size:int=96, # pixels a side
+)->tuple: # uint8 arrays: images (n,H,W,3) and parts (n,H,W)
+    "What `birds.draw_birds` draws, by one process a core"
+    n = min(os.cpu_count() or 1, 8, math.ceil(len(species) / 32))
+    if n == 1: return draw_birds(species, seed=seed, index=index, size=size)
+    jobs = [dict(species=species[k::n], seed=seed, index=index[k::n], size=size, hide=[], swap={}, without=[], plant=None) for k in range(n)]
+    images, parts = np.empty((len(species), size, size, 3), np.uint8), np.empty((len(species), size, size), np.uint8)
+    with tqdm(total=len(species), desc="drawing birds", delay=1, leave=False) as bar, ThreadPoolExecutor(n) as pool:
+        for k, (some, theirs) in enumerate(pool.map(lambda job: _draw_job(job, bar), jobs)): images[k::n], parts[k::n] = some, theirs
+    return images, parts
 
+# %% ../nbs/02_data.ipynb #02_data-037
 def bird_images(
     species:list, # n numbers of species
     index:list, # n numbers; (seed, index) decides pose, colours and scene
@@ -191,6 +192,9 @@ def bird_images(
     images, parts = draw_parallel(list(species), list(index), seed, size)
     names = [f"{SPECIES[s]} {i}" for s, i in zip(species, index)]
     return Images(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(species), SPECIES, names, torch.from_numpy(parts))
+
+# %% ../nbs/02_data.ipynb #02_data-040
+FAR = 10**6 # the first numbers of train, valid and test are so far apart
 
 @lru_cache(maxsize=2)
 def _drawn(sizes, seed, size):
@@ -212,7 +216,7 @@ def bird_splits(
     train, valid, test = [images.subset(p) for p in places]
     return Splits(train, valid, train, test)
 
-# %% ../nbs/02_data.ipynb #02_data-039
+# %% ../nbs/02_data.ipynb #02_data-048
 def normalise(
     x:Tensor, # (N,3,H,W) or (3,H,W) uint8 pixels
     stats:Stats=IMAGENET, # mean and standard deviation of each channel
@@ -232,7 +236,7 @@ def denormalise(
 
 def _columns(stats): return [torch.tensor(v).view(-1, 1, 1) for v in stats]
 
-# %% ../nbs/02_data.ipynb #02_data-051
+# %% ../nbs/02_data.ipynb #02_data-060
 class Loader:
     "Batches of normalised images, as often as you iterate over it"
     def __init__(self,
@@ -257,7 +261,7 @@ class Loader:
 
 def _order(n, batch, shuffle): return (torch.randperm(n) if shuffle else torch.arange(n)).split(batch)
 
-# %% ../nbs/02_data.ipynb #02_data-056
+# %% ../nbs/02_data.ipynb #02_data-065
 def flip(
     x:Tensor, # (N,3,H,W) images
 )->Tensor: # (N,3,H,W); about half of them mirrored left to right
@@ -265,7 +269,7 @@ def flip(
     chosen = torch.rand(len(x), device=x.device) < 0.5
     return torch.where(chosen.view(-1, 1, 1, 1), x.flip(-1), x)
 
-# %% ../nbs/02_data.ipynb #02_data-058
+# %% ../nbs/02_data.ipynb #02_data-067
 class Loaders(NamedTuple):
     "A loader for each of the four sets"
     train: Loader # the only one that shuffles and augments
@@ -283,7 +287,7 @@ def loaders(
     train = Loader(splits.train, stats, batch, shuffle=True, augment=augment)
     return Loaders(train, *[Loader(s, stats, batch) for s in splits[1:]])
 
-# %% ../nbs/02_data.ipynb #02_data-061
+# %% ../nbs/02_data.ipynb #02_data-070
 class Cached:
     "A loader of what a frozen network made of each image"
     augment = None
@@ -303,31 +307,31 @@ class Cached:
     def __iter__(self):
         for chosen in _order(len(self.images), self.batch, self.shuffle): yield self.x[chosen], self.y[chosen]
 
+# %% ../nbs/02_data.ipynb #02_data-072
 @torch.no_grad()
+def _once(f, batches):
+    modes = {m: m.training for m in f.modules()} if isinstance(f, nn.Module) else {}
+    device = next((p.device for p in f.parameters()), "cpu") if modes else "cpu"
+    for m in modes: m.training = False
+    try: return torch.cat([f(x.to(device)).cpu() for x, _ in batches])
+    finally:
+        for m, mode in modes.items(): m.training = mode
+
+# %% ../nbs/02_data.ipynb #02_data-073
 def cached(
     loader:Loader, # without augmentation; may shuffle, the result will too
     f:Callable, # (B,3,H,W) -> (B,...); a module runs in eval mode, on its own device
 )->Cached: # kept in memory, on the CPU
     "Run every image through `f` once, and keep what comes out"
     if loader.augment: raise ValueError("augmented images differ in every epoch, so they can't be kept: give a loader with augment=None")
-    still = copy.copy(loader)
+    still = copy(loader)
     still.shuffle = False
-    with _evaluating(f) as device:
-        x = torch.cat([f(x.to(device)).cpu() for x, _ in tqdm(still, desc="features", delay=1, leave=False)])
+    x = _once(f, tqdm(still, desc="features", delay=1, leave=False))
     broken = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
     if broken: raise ValueError(f"NaN or infinity came out for {', '.join(loader.images.names[i] for i in broken[:5])}: check weights and input of the network")
     return Cached(x, loader.images, loader.batch, loader.shuffle)
 
-@contextmanager
-def _evaluating(f):
-    modules = list(f.modules()) if isinstance(f, nn.Module) else []
-    modes = [m.training for m in modules]
-    for m in modules: m.training = False
-    try: yield next((p.device for m in modules[:1] for p in m.parameters()), torch.device("cpu"))
-    finally:
-        for m, mode in zip(modules, modes): m.training = mode
-
-# %% ../nbs/02_data.ipynb #02_data-072
+# %% ../nbs/02_data.ipynb #02_data-084
 def fingerprints(
     images:Images,
 )->list: # N strings; equal pixels have equal strings
@@ -342,7 +346,7 @@ def leaks(
     seen = dict(zip(reversed(fingerprints(a)), reversed(a.names)))
     return [(seen[key], name) for key, name in zip(fingerprints(b), b.names) if key in seen]
 
-# %% ../nbs/02_data.ipynb #02_data-074
+# %% ../nbs/02_data.ipynb #02_data-086
 def warn_leaks(
     splits:Splits,
 )->list: # pairs of names
@@ -358,7 +362,7 @@ def warn_leaks(
 
 def _some(names, most=5): return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
-# %% ../nbs/02_data.ipynb #02_data-082
+# %% ../nbs/02_data.ipynb #02_data-094
 def to_rgb(
     picture:Image.Image, # as PIL opened it, in any mode
 )->Image.Image: # mode RGB
@@ -374,10 +378,20 @@ def to_rgb(
 
 def _transparent(picture): return picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info
 
-# %% ../nbs/02_data.ipynb #02_data-085
-IMAGE_TYPES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+# %% ../nbs/02_data.ipynb #02_data-097
+def _conversions(picture):
+    mode = picture.mode
+    kind = ("transparent" if _transparent(picture) else "16-bit" if mode.startswith("I") else "grey" if mode in ("L", "1")
+            else None if mode == "RGB" else "palette" if mode == "P" else mode)
+    turned = "turned upright" if picture.getexif().get(0x0112, _UPRIGHT) != _UPRIGHT else None
+    animated = "animated" if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO" else None
+    return [word for word in (kind, turned, animated) if word]
+
 _UPRIGHT = 1 # EXIF's number for a picture that needs no turning
+
+# %% ../nbs/02_data.ipynb #02_data-099
+IMAGE_TYPES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 def read_image(
     path:str|Path, # one of IMAGE_TYPES
@@ -394,15 +408,7 @@ def read_image(
         upright = ImageOps.exif_transpose(rgb) if "turned upright" in done else rgb
     return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR)), done
 
-def _conversions(picture):
-    mode = picture.mode
-    kind = ("transparent" if _transparent(picture) else "16-bit" if mode.startswith("I") else "grey" if mode in ("L", "1")
-            else None if mode == "RGB" else "palette" if mode == "P" else mode)
-    turned = "turned upright" if picture.getexif().get(0x0112, _UPRIGHT) != _UPRIGHT else None
-    animated = "animated" if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO" else None
-    return [word for word in (kind, turned, animated) if word]
-
-# %% ../nbs/02_data.ipynb #02_data-088
+# %% ../nbs/02_data.ipynb #02_data-102
 def read_images(
     files:list, # n paths
     size:int=96, # pixels a side; the aspect ratio is not kept
@@ -422,13 +428,24 @@ def _attempt(path, size):
     except Exception as error: return f"{error}" or type(error).__name__   # decoders raise almost anything on broken bytes
 
 def _report(files, done):
-    counts = Counter(word for words in done for word in words if word != "animated")
-    if counts: warnings.warn("some images were converted to 8-bit RGB: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))
+    words = [word for each in done for word in each if word != "animated"]
+    if words: warnings.warn("some images were converted to 8-bit RGB: " + ", ".join(f"{words.count(word)} {word}" for word in sorted(set(words)))
                              + " (16 bits are scaled, transparency is laid over white)", stacklevel=4)
     moving = [str(f) for f, words in zip(files, done) if "animated" in words]
-    if moving: warnings.warn(f"only the first picture is used of {len(moving)} animated files: {_some(moving)}", stacklevel=4)
+    if moving: warnings.warn(f"only the first picture is used of the animated files ({len(moving)}): {_some(moving)}", stacklevel=4)
 
-# %% ../nbs/02_data.ipynb #02_data-091
+# %% ../nbs/02_data.ipynb #02_data-105
+def _visible(folder): return sorted(f for f in folder.rglob("*") if f.is_file() and not any(p.startswith(".") for p in f.relative_to(folder).parts))
+def _pictures(folder): return [f for f in _visible(folder) if f.suffix.lower() in IMAGE_TYPES]
+
+def _check_classes(folder, found):
+    layout = f"expected one subfolder a class, such as {folder/'robin'/'1.jpg'}"
+    empty = [name for name, files in found.items() if not files]
+    if not any(found.values()): raise ValueError(f"no image in the subfolders of {folder}: {layout}, with files of type {' '.join(IMAGE_TYPES)}")
+    if empty: raise ValueError(f"no image in {', '.join(empty)} (in {folder}): add images, or remove the folder")
+    if len(found) < 2: raise ValueError(f"only one class, {list(found)[0]}, in {folder}: a classifier needs two or more; {layout}")
+
+# %% ../nbs/02_data.ipynb #02_data-106
 class Listing(NamedTuple):
     "What was found in a folder of classes"
     files: list # n paths
@@ -444,24 +461,32 @@ def list_images(
     found = {sub.name: _pictures(sub) for sub in sorted(folder.iterdir()) if sub.is_dir() and not sub.name.startswith(".")}
     _check_classes(folder, found)
     strays = [f for f in _visible(folder) if not any(f in files for files in found.values())]
-    if strays: warnings.warn(f"{len(strays)} files in {folder} are not used, as they are no pictures of a class: "
+    if strays: warnings.warn(f"files in {folder} that are not used, as they are no pictures of a class ({len(strays)}): "
                              f"{_some([f.relative_to(folder).as_posix() for f in strays])}", stacklevel=3)
     files = [f for some in found.values() for f in some]
     return Listing(files, [c for c, some in enumerate(found.values()) for _ in some], list(found))
 
-def _visible(folder): return sorted(f for f in folder.rglob("*") if f.is_file() and not any(p.startswith(".") for p in f.relative_to(folder).parts))
-def _pictures(folder): return [f for f in _visible(folder) if f.suffix.lower() in IMAGE_TYPES]
-
-def _check_classes(folder, found):
-    layout = f"expected one subfolder a class, such as {folder/'robin'/'1.jpg'}"
-    empty = [name for name, files in found.items() if not files]
-    if not any(found.values()): raise ValueError(f"no image in the subfolders of {folder}: {layout}, with files of type {' '.join(IMAGE_TYPES)}")
-    if empty: raise ValueError(f"no image in {', '.join(empty)} (in {folder}): add images, or remove the folder")
-    if len(found) < 2: raise ValueError(f"only one class, {list(found)[0]}, in {folder}: a classifier needs two or more; {layout}")
-
-# %% ../nbs/02_data.ipynb #02_data-095
+# %% ../nbs/02_data.ipynb #02_data-110
 _ROLES = dict(train="train", valid="valid", val="valid", validation="valid", test="test")
 
+def _roles(root):
+    roles = {_ROLES[f.name]: f for f in sorted(root.iterdir()) if f.is_dir() and f.name in _ROLES} if root.is_dir() else {}
+    return roles if "train" in roles and len(roles) > 1 else {}
+
+def _check_same_classes(listings):
+    train = set(listings["train"].classes)
+    for role, listing in listings.items():
+        odd = train ^ set(listing.classes)
+        if odd: raise ValueError(f"train and {role} must have the same classes, but {', '.join(sorted(odd))} is in only one of them: add or remove that folder")
+
+def _read_listings(root, listings, size):
+    files = [f for listing in listings.values() for f in listing.files]
+    y = torch.tensor([c for listing in listings.values() for c in listing.y])
+    images = Images(read_images(files, size), y, listings["train"].classes, [f.relative_to(root).as_posix() for f in files])
+    places = torch.arange(len(files)).split([len(listing.files) for listing in listings.values()])
+    return {role: images.subset(place) for role, place in zip(listings, places)}
+
+# %% ../nbs/02_data.ipynb #02_data-112
 def folder_splits(
     path:str|Path, # one subfolder a class, or train/ valid/ test/ with the classes inside
     size:int=96, # pixels a side; the aspect ratio is not kept
@@ -482,24 +507,7 @@ def folder_splits(
     warn_leaks(splits)
     return splits
 
-def _roles(root):
-    roles = {_ROLES[f.name]: f for f in sorted(root.iterdir()) if f.is_dir() and f.name in _ROLES} if root.is_dir() else {}
-    return roles if "train" in roles and len(roles) > 1 else {}
-
-def _check_same_classes(listings):
-    train = set(listings["train"].classes)
-    for role, listing in listings.items():
-        odd = train ^ set(listing.classes)
-        if odd: raise ValueError(f"train and {role} must have the same classes, but {', '.join(sorted(odd))} is in only one of them: add or remove that folder")
-
-def _read_listings(root, listings, size):
-    files = [f for listing in listings.values() for f in listing.files]
-    y = torch.tensor([c for listing in listings.values() for c in listing.y])
-    images = Images(read_images(files, size), y, listings["train"].classes, [f.relative_to(root).as_posix() for f in files])
-    places = torch.arange(len(files)).split([len(listing.files) for listing in listings.values()])
-    return {role: images.subset(place) for role, place in zip(listings, places)}
-
-# %% ../nbs/02_data.ipynb #02_data-101
+# %% ../nbs/02_data.ipynb #02_data-118
 def from_dataset(
     dataset:Dataset, # gives pairs (PIL image, label)
     classes:list, # C names; torchvision's sets have them as dataset.classes
@@ -514,7 +522,7 @@ def from_dataset(
         labels.append(int(label))
     return Images(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels), classes, [str(i) for i in range(len(labels))])
 
-# %% ../nbs/02_data.ipynb #02_data-105
+# %% ../nbs/02_data.ipynb #02_data-122
 def read_idx(
     path:str|Path, # an idx file of bytes; may end in .gz
 )->np.ndarray: # uint8
@@ -528,7 +536,7 @@ def read_idx(
     if len(values) != shape.prod(): raise ValueError(f"{path} is cut short: {len(values)} values of {shape.prod()}; get it again")
     return values.reshape(shape)
 
-# %% ../nbs/02_data.ipynb #02_data-108
+# %% ../nbs/02_data.ipynb #02_data-125
 FASHION = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 _ROOMS = ("data", "../data", "~/data", "~/.cache/protolab", "/usr/share/datasets")
 _IDX = {(kind, what): f"{kind}-{what}" for kind in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")}
@@ -545,6 +553,20 @@ def find_fashion(
     raise FileNotFoundError(f"Fashion-MNIST's four files ({', '.join(_IDX.values())}, each alone or with .gz) are in none of "
                             f"{', '.join(map(str, places))}: get them with `make data`, or give the folder that holds them")
 
+# %% ../nbs/02_data.ipynb #02_data-128
+def _fashion(files, kind, sizes, size, seed):
+    x, y = (torch.tensor(read_idx(files[kind, what])) for what in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+    fewest = y.bincount(minlength=len(FASHION)).min().item()
+    if sum(sizes) > fewest: raise ValueError(f"{sum(sizes)} images a class were asked for, {files[kind, 'images-idx3-ubyte']} has {fewest}: take a smaller per_class")
+    generator = torch.Generator().manual_seed(seed)
+    hands = [(y == c).nonzero().flatten()[torch.randperm(int((y == c).sum()), generator=generator)[:sum(sizes)]].split(sizes) for c in range(len(FASHION))]
+    return [Images(_enlarged(x[i], size), y[i], FASHION, [f"{kind} {k}" for k in i.tolist()]) for i in map(torch.cat, zip(*hands))]
+
+def _enlarged(x, size):
+    large = nn.functional.interpolate(x[:, None].float(), (size, size), mode="bilinear", antialias=True)
+    return large.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+
+# %% ../nbs/02_data.ipynb #02_data-130
 def fashion_splits(
     path:str|Path|None=None, # a folder with the four files; None: the usual places
     per_class:int=200, # training images of each class; a quarter as many for valid, half as many for test
@@ -559,15 +581,3 @@ def fashion_splits(
     splits = Splits(train, valid, train, test)
     warn_leaks(splits)
     return splits
-
-def _fashion(files, kind, sizes, size, seed):
-    x, y = (torch.tensor(read_idx(files[kind, what])) for what in ("images-idx3-ubyte", "labels-idx1-ubyte"))
-    fewest = y.bincount(minlength=len(FASHION)).min().item()
-    if sum(sizes) > fewest: raise ValueError(f"{sum(sizes)} images a class were asked for, {files[kind, 'images-idx3-ubyte']} has {fewest}: take a smaller per_class")
-    generator = torch.Generator().manual_seed(seed)
-    hands = [(y == c).nonzero().flatten()[torch.randperm(int((y == c).sum()), generator=generator)[:sum(sizes)]].split(sizes) for c in range(len(FASHION))]
-    return [Images(_enlarged(x[i], size), y[i], FASHION, [f"{kind} {k}" for k in i.tolist()]) for i in map(torch.cat, zip(*hands))]
-
-def _enlarged(x, size):
-    large = F.interpolate(x[:, None].float(), (size, size), mode="bilinear", antialias=True)
-    return large.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()

@@ -72,6 +72,12 @@ def grid(
     for ax in axes.flat[n:]: ax.remove()
     return axes.flatten()[:n]
 
+def _one_each(titles, n):
+    if titles is None: return [None] * n
+    if len(titles) != n: raise ValueError(f"{len(titles)} titles came for {n} pictures: give one for each, or none")
+    return [str(title) for title in titles]
+
+# %% ../nbs/03_show.ipynb #03_show-019
 def show_images(
     xs:Tensor, # (N,3,H,W) images, or a list of (3,H,W): uint8, or float in [0,1]
     titles:list|None=None, # N lines, one above each picture
@@ -84,16 +90,26 @@ def show_images(
     for x, ax, title in zip(xs, axes, titles): show_image(x, ax, title)
     return axes
 
-def _one_each(titles, n):
-    if titles is None: return [None] * n
-    if len(titles) != n: raise ValueError(f"{len(titles)} titles came for {n} pictures: give one for each, or none")
-    return [str(title) for title in titles]
-
-# %% ../nbs/03_show.ipynb #03_show-029
+# %% ../nbs/03_show.ipynb #03_show-030
 PART_COLOURS = dict(background="#ffffff", perch="#d49c9a", body="#c1bdde", legs="#56463b", tail="#4493fc", breast="#eb8311",
                     wing="#0053d3", crown="#ba3f00", eye="#000000", beak="#ffe249", occluder="#003547", planted="#a9539e")
 
-# %% ../nbs/03_show.ipynb #03_show-033
+# %% ../nbs/03_show.ipynb #03_show-034
+def _check_parts(picture, parts):
+    if parts.shape != picture.shape[:2]:
+        raise ValueError(f"a part map has the height and width of its image, {picture.shape[:2]}, this one has {parts.shape}: draw both at one size")
+    if parts.min() < 0 or parts.max() >= len(PART_COLOURS):
+        raise ValueError(f"part labels go from 0 to {len(PART_COLOURS) - 1}, this map has {parts.min()} to {parts.max()}: see birds.PARTS")
+
+def _tinted(picture, parts, strength=0.75):
+    colors = np.array([to_rgb(c) for c in PART_COLOURS.values()])[parts]
+    return strength * colors + (1 - strength) * _grey(picture)
+
+def _grey(picture):
+    scale = 255 if picture.dtype == np.uint8 else 1
+    return (picture @ np.array([0.299, 0.587, 0.114]) / scale)[..., None].repeat(3, 2)
+
+# %% ../nbs/03_show.ipynb #03_show-035
 def show_parts(
     image:Tensor, # (3,H,W) image: uint8, or float in [0,1]
     parts:Tensor, # (H,W) uint8 label of each pixel, a position in PART_COLOURS
@@ -109,35 +125,7 @@ def show_parts(
     ax.legend(handles=swatches, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handlelength=1.2)
     return _bare(ax)
 
-def _check_parts(picture, parts):
-    if parts.shape != picture.shape[:2]:
-        raise ValueError(f"a part map has the height and width of its image, {picture.shape[:2]}, this one has {parts.shape}: draw both at one size")
-    if parts.min() < 0 or parts.max() >= len(PART_COLOURS):
-        raise ValueError(f"part labels go from 0 to {len(PART_COLOURS) - 1}, this map has {parts.min()} to {parts.max()}: see birds.PARTS")
-
-def _tinted(picture, parts, strength=0.75):
-    colors = np.array([to_rgb(c) for c in PART_COLOURS.values()])[parts]
-    return strength * colors + (1 - strength) * _grey(picture)
-
-def _grey(picture):
-    scale = 255 if picture.dtype == np.uint8 else 1
-    return (picture @ np.array([0.299, 0.587, 0.114]) / scale)[..., None].repeat(3, 2)
-
-# %% ../nbs/03_show.ipynb #03_show-043
-def show_map(
-    x:Tensor, # (3,H,W) image: uint8, or float in [0,1]
-    map:Tensor, # (H,W) one finite number a pixel, such as a similarity
-    ax:Axes|None=None, # where to draw; None: a new figure
-    title:str|None=None, # a line above the picture
-    limits:tuple|None=None, # (low, high) of the colours; None: this map's own lowest and highest value
-)->Axes: # the axes, with a colour bar that names the limits
-    "Draw a heat map over its image, with a colour bar"
-    ax = ax or plt.subplots(figsize=(3, 2.6))[1]
-    heat = _heat(x, map, ax, title, limits)
-    bar = ax.figure.colorbar(heat, ax=ax, fraction=0.046, pad=0.03)
-    _two_ticks(bar)
-    return ax
-
+# %% ../nbs/03_show.ipynb #03_show-045
 def _heat(x, map, ax, title, limits):
     picture, map = as_picture(x), torch.as_tensor(map).detach().float().cpu()
     _check_map(picture, map)
@@ -159,7 +147,22 @@ def _two_ticks(bar):
     bar.set_ticks([low, high], labels=[f"{low:.3g}", f"{high:.3g}"], fontsize=7)
     bar.outline.set_visible(False)
 
-# %% ../nbs/03_show.ipynb #03_show-047
+# %% ../nbs/03_show.ipynb #03_show-046
+def show_map(
+    x:Tensor, # (3,H,W) image: uint8, or float in [0,1]
+    map:Tensor, # (H,W) one finite number a pixel, such as a similarity
+    ax:Axes|None=None, # where to draw; None: a new figure
+    title:str|None=None, # a line above the picture
+    limits:tuple|None=None, # (low, high) of the colours; None: this map's own lowest and highest value
+)->Axes: # the axes, with a colour bar that names the limits
+    "Draw a heat map over its image, with a colour bar"
+    ax = ax or plt.subplots(figsize=(3, 2.6))[1]
+    heat = _heat(x, map, ax, title, limits)
+    bar = ax.figure.colorbar(heat, ax=ax, fraction=0.046, pad=0.03)
+    _two_ticks(bar)
+    return ax
+
+# %% ../nbs/03_show.ipynb #03_show-050
 def show_maps(
     xs:Tensor, # (N,3,H,W) images, or a list of (3,H,W): uint8, or float in [0,1]
     maps:Tensor, # (N,H,W) a map for each, or a list of (H,W)
@@ -175,7 +178,7 @@ def show_maps(
     _two_ticks(axes[0].figure.colorbar(heats[-1], ax=list(axes), fraction=0.046, pad=0.02))
     return axes
 
-# %% ../nbs/03_show.ipynb #03_show-052
+# %% ../nbs/03_show.ipynb #03_show-055
 def show_box(
     box:tuple, # (top, left, bottom, right) in pixels, ends excluded
     ax:Axes, # axes with the image, as show_image returns them
@@ -189,18 +192,7 @@ def show_box(
     ax.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color=color, linewidth=1.5, path_effects=rim))
     return ax
 
-# %% ../nbs/03_show.ipynb #03_show-057
-def show_history(
-    rows:list, # one dict an epoch: "stage" (a name) and numbers
-    keys:list|None=None, # which numbers to draw; None: all, except epoch and seconds
-)->np.ndarray: # one axes a key
-    "Draw the curves of a training history, one axes for each number, with the stages as bands"
-    if not rows: raise ValueError("the history is empty: train for an epoch first")
-    keys = keys or _numbers(rows)
-    axes = grid(len(keys), cols=3, size=2.4)
-    for ax, key in zip(axes, keys): _curve(ax, rows, key)
-    return axes
-
+# %% ../nbs/03_show.ipynb #03_show-060
 def _numbers(rows):
     keys = dict.fromkeys(key for row in rows for key, value in row.items() if isinstance(value, (int, float)))
     return [key for key in keys if key not in ("epoch", "seconds")]
@@ -220,3 +212,15 @@ def _bands(ax, stages):
     for number, (start, end) in enumerate(zip(starts, starts[1:])):
         ax.axvspan(start + 0.5, end + 0.5, color=("0.93", "0.85")[number % 2], zorder=0)
         ax.text(start + 0.6, 0.02, stages[start], fontsize=7, rotation=90, va="bottom", color="0.3", transform=ax.get_xaxis_transform())
+
+# %% ../nbs/03_show.ipynb #03_show-061
+def show_history(
+    rows:list, # one dict an epoch: "stage" (a name) and numbers
+    keys:list|None=None, # which numbers to draw; None: all, except epoch and seconds
+)->np.ndarray: # one axes a key
+    "Draw the curves of a training history, one axes for each number, with the stages as bands"
+    if not rows: raise ValueError("the history is empty: train for an epoch first")
+    keys = keys or _numbers(rows)
+    axes = grid(len(keys), cols=3, size=2.4)
+    for ax, key in zip(axes, keys): _curve(ax, rows, key)
+    return axes
