@@ -13,7 +13,6 @@ html_copy_source = False
 nb_execution_mode = "off"
 nb_code_prompt_show = "Show the {type}"
 nb_code_prompt_hide = "Hide the {type}"
-nb_output_stderr = "remove-warn"  # a warning in a lesson is a mistake
 nb_render_markdown_format = "myst"
 myst_enable_extensions = ["dollarmath", "amsmath", "attrs_inline"]
 myst_heading_anchors = 4

@@ -79,7 +79,8 @@ def parameter_rule(source, most=5):
         bare = [p.arg for p in (*a.posonlyargs, *a.args) if p.arg not in ("self", "cls")]
         needed = len(bare) - len(a.defaults) + sum(d is None for d in a.kw_defaults)
         if needed > most: wrong.append(f"{f.name}: {needed} parameters without a default, at most {most}")
-        if a.kwarg and any(k.arg is None and ast.unparse(k.value) == a.kwarg.arg for n in ast.walk(f) if isinstance(n, ast.Call) for k in n.keywords):
+        protocol = f.name.startswith("_repr_")  # Jupyter's own signature
+        if a.kwarg and not protocol and any(k.arg is None and ast.unparse(k.value) == a.kwarg.arg for n in ast.walk(f) if isinstance(n, ast.Call) for k in n.keywords):
             wrong.append(f"{f.name}: hands **{a.kwarg.arg} through")
     return wrong
 
@@ -87,20 +88,24 @@ def parameter_rule(source, most=5):
 def is_patch(node): return any("patch" in ast.unparse(d) for d in node.decorator_list)
 
 
+def methods(node):
+    "Public methods that are long enough to need words; those of an autograd function have torch's signature"
+    if "Function" in " ".join(map(ast.unparse, node.bases)): return []
+    return [m for m in node.body if isinstance(m, ast.FunctionDef) and m.name[0] != "_" and size(m) > 3 and m.name != "extra_repr"]
+
+
 def public(tree):
     "Public functions and classes of a module, and the public methods of its public classes"
     top = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != "_"]
-    methods = [m for c in top if isinstance(c, ast.ClassDef) for m in c.body if isinstance(m, ast.FunctionDef) and m.name[0] != "_"]
-    return top + methods
+    return top + [m for c in top if isinstance(c, ast.ClassDef) for m in methods(c)]
 
 
 def docstring_rule(source):
-    "Public names say in one line what they are; a property of at most two lines may speak for itself"
+    "Public names say in one line what they are"
     wrong = []
     for node in public(ast.parse(source)):
         doc = ast.get_docstring(node, clean=False)
-        speaks = isinstance(node, ast.FunctionDef) and size(node) <= 2 and any(ast.unparse(d) == "property" for d in node.decorator_list)
-        if doc is None and not speaks: wrong.append(f"{node.name} (line {node.lineno}): no docstring")
+        if doc is None: wrong.append(f"{node.name} (line {node.lineno}): no docstring")
         if doc and "\n" in doc.strip(): wrong.append(f"{node.name} (line {node.lineno}): docstring of more than one line")
     return wrong
 
@@ -146,10 +151,11 @@ def messages(source):
 
 
 def expected(source):
-    "The texts that `expect_fail(contains=...)` and `pytest.raises(match=...)` wait for"
+    "The texts that `expect_fail(contains=...)`, `pytest.raises(match=...)` and `assert "..." in message` wait for"
     calls = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)]
     given = [k.value for c in calls for k in c.keywords if k.arg in ("contains", "match", "regex")]
-    return [c.value for value in given for c in ast.walk(value) if isinstance(c, ast.Constant) and isinstance(c.value, str)]
+    asserted = [n.left for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Compare) and isinstance(n.ops[0], ast.In)]
+    return [c.value for value in given + asserted for c in ast.walk(value) if isinstance(c, ast.Constant) and isinstance(c.value, str)]
 
 
 def overlap(a, b):

@@ -164,11 +164,17 @@ def readme(root=ROOT):
     (root/"README.md").write_text(re.sub(r"^> ", "", "\n\n".join(fenced), count=1, flags=re.M) + "\n", encoding="utf-8")
 
 
+def complaints(nb):
+    "What the notebook's cells wrote to stderr: a warning in a lesson is a mistake"
+    return "".join(o.text for c in nb.cells for o in c.get("outputs", []) if o.get("name") == "stderr")
+
+
 def run_one(path, run):
-    "The notebook with its outputs, kept in _proc/run under its page's name"
+    "The notebook with fresh outputs, or with those that it holds"
     start = time.time()
     nb = execute(path) if run else nbformat.read(path, 4)
-    if run: print(f"  {path.relative_to(ROOT)}: {time.time() - start:.1f} s", flush=True)
+    print(f"  {path.relative_to(ROOT)}: {time.time() - start:.1f} s", flush=True)
+    if complaints(nb): raise RuntimeError(f"{path.relative_to(ROOT)} writes to stderr:\n{complaints(nb)}")
     return nb
 
 

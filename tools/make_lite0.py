@@ -27,12 +27,12 @@ LAYERS = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_
 
 def our_name(name: str) -> str | None:
     "A tensor's name in the package -> its name in `Lite0`, or None for the head, which `Lite0` lacks"
-    if match := re.fullmatch(r"(_conv_stem|_bn0)\.(\w+)", name): return f"0.{('_conv_stem', '_bn0').index(match[1])}.{match[2]}"
+    if match := re.fullmatch(r"(_conv_stem|_bn0)\.(\w+)", name): return f"stem.{('_conv_stem', '_bn0').index(match[1])}.{match[2]}"
     match = re.fullmatch(r"_blocks\.(\d+)\.(_\w+)\.(\w+)", name)
     if match is None: return None
-    block, place = int(match[1]), LAYERS.index(match[2])
+    place = LAYERS.index(match[2])
     place += place // 2 # a ReLU6 stands after each pair
-    return f"{block + 1}.body.{place if block else place - 3}.{match[3]}" # block 0 does not widen
+    return f"blocks.{match[1]}.body.{place if int(match[1]) else place - 3}.{match[3]}" # block 0 does not widen
 
 
 def checkpoint() -> dict:

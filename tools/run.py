@@ -13,7 +13,7 @@ def execute(path):
     "The notebook at `path` with fresh outputs, run where it lies; a failing cell stops it"
     nb = nbformat.read(path, 4)
     where = {"metadata": {"path": str(Path(path).parent)}}
-    client = NotebookClient(nb, timeout=600, kernel_name="python3", resources=where, extra_arguments=["--IPKernelApp.log_level=ERROR"])
+    client = NotebookClient(nb, timeout=600, kernel_name="python3", resources=where, extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
     try: client.execute()
     except CellExecutionError as error: raise RuntimeError(f"{path} fails in a kernel of its own:\n{error}") from None
     return nb
