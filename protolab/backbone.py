@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['LITE0_BLOCKS', 'WEIGHTS', 'WINDOWED', 'BACKBONES', 'LITE', 'same_padding', 'SameConv2d', 'conv_norm', 'LiteBlock',
-           'Lite0', 'read_weights', 'load_weights', 'total_stride', 'check_images', 'Backbone', 'register', 'backbone',
-           'kaiming_', 'lite0_backbone', 'small_backbone', 'fetch_checkpoint', 'vgg16_backbone', 'pointwise', 'add_on',
-           'Window', 'pair', 'window', 'windows', 'check_chain', 'Geometry', 'walk', 'geometry', 'cell_centre',
-           'clipped_box', 'cell_box', 'field_box', 'pixel_cell', 'cubic', 'cubic_matrix', 'upsample', 'patched']
+           'Lite0', 'read_weights', 'load_weights', 'pair', 'total_stride', 'check_images', 'Backbone', 'register',
+           'backbone', 'kaiming_', 'lite0_backbone', 'small_backbone', 'fetch_checkpoint', 'vgg16_weights',
+           'vgg16_backbone', 'pointwise', 'add_on', 'Window', 'window', 'check_chain', 'windows', 'Geometry', 'walk',
+           'geometry', 'measure_lean', 'cell_centre', 'clipped_box', 'cell_box', 'field_box', 'pixel_cell', 'cubic',
+           'cubic_matrix', 'upsample', 'patched']
 
 # %% ../nbs/04_backbone.ipynb #04_backbone-002
 import math
@@ -36,17 +37,18 @@ def same_padding(
     total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-007
+# %% ../nbs/04_backbone.ipynb #04_backbone-009
 class SameConv2d(nn.Conv2d):
     "Convolution with TensorFlow's `SAME` padding, worked out anew for each input size"
     def forward(self,
         x:Tensor, # (N,C_in,H,W)
     )->Tensor: # (N,C_out,ceil(H/stride),ceil(W/stride))
-        (top, bottom), (left, right) = map(same_padding, x.shape[-2:], self.kernel_size, self.stride)
+        sides = zip(x.shape[-2:], self.kernel_size, self.stride)
+        (top, bottom), (left, right) = [same_padding(*side) for side in sides]
         pads = left, right, top, bottom
         return super().forward(F.pad(x, pads) if any(pads) else x)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-010
+# %% ../nbs/04_backbone.ipynb #04_backbone-012
 #: EfficientNet-Lite0, one row a block: kernel, stride, expansion, channels in, channels out
 LITE0_BLOCKS = ((3, 1, 1, 32, 16), (3, 2, 6, 16, 24), (3, 1, 6, 24, 24), (5, 2, 6, 24, 40), (5, 1, 6, 40, 40),
                 (3, 2, 6, 40, 80), (3, 1, 6, 80, 80), (3, 1, 6, 80, 80), (5, 1, 6, 80, 112), (5, 1, 6, 112, 112),
@@ -64,7 +66,7 @@ def conv_norm(
     return [SameConv2d(channels_in, channels_out, kernel, stride, groups=groups, bias=False),
             nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.01)]
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-012
+# %% ../nbs/04_backbone.ipynb #04_backbone-014
 class LiteBlock(nn.Module):
     "Widen by a 1x1, filter each channel on its own, narrow by a 1x1; add the input when the shapes agree"
     def __init__(self,
@@ -86,93 +88,108 @@ class LiteBlock(nn.Module):
     )->Tensor: # (N,channels_out,ceil(H/stride),ceil(W/stride))
         return self.body(x) + x if self.skip else self.body(x)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-014
-class Lite0(nn.Sequential):
-    "EfficientNet-Lite0 without its head, cut after `blocks` of its 16 blocks (Tan and Le, ICML 2019; the Lite variant of 2020)"
+# %% ../nbs/04_backbone.ipynb #04_backbone-017
+class Lite0(nn.Module):
+    "EfficientNet-Lite0 without its head, cut after `blocks` of its 16 blocks (Tan and Le, ICML 2019; Lite variant 2020)"
     def __init__(self,
-        blocks:int=5, # how many blocks to keep; 5 gives 40 channels at stride 8
+        blocks:int=5, # how many blocks to keep; 5 give 40 channels at stride 8
     ):
-        stem = nn.Sequential(*conv_norm(3, 32, kernel=3, stride=2), nn.ReLU6())
-        super().__init__(stem, *[LiteBlock(*row) for row in LITE0_BLOCKS[:blocks]])
+        super().__init__()
+        self.stem = nn.Sequential(*conv_norm(3, 32, kernel=3, stride=2), nn.ReLU6())
+        self.blocks = nn.Sequential(*[LiteBlock(*row) for row in LITE0_BLOCKS[:blocks]])
         self.channels = LITE0_BLOCKS[blocks - 1][-1]
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-017
+    def forward(self,
+        x:Tensor, # (N,3,H,W) images
+    )->Tensor: # (N,channels,h,w)
+        return self.blocks(self.stem(x))
+
+# %% ../nbs/04_backbone.ipynb #04_backbone-020
 WEIGHTS = files("protolab") / "weights" # the folder of the weights that are shipped with the package
 
 def read_weights(
     path:Path, # a safetensors file
 )->tuple: # (tensors by name, header as a dict of strings)
-    "All tensors and the header of a safetensors file; nothing in such a file can run"
+    "All tensors and the header of a safetensors file; FileNotFoundError without it, ValueError when it is something else"
     if not Path(path).is_file():
         raise FileNotFoundError(f"no weights at {path}: install protolab again, or make the file with tools/make_lite0.py")
     try:
-        with safe_open(path, framework="pt") as file: return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); make it again with tools/make_lite0.py") from error
+        raise ValueError(f"{path} is not a whole safetensors file ({error}): fetch or make it again") from error
 
 def load_weights(
     net:nn.Module, # the network that is filled, in place
     path:Path, # a safetensors file that holds exactly its tensors
-)->dict: # the file's header: source, licence, what fp16 changed
-    "Fill `net` from a safetensors file; half precision is widened to the network's own"
+)->dict: # the file's header
+    "Fill `net` from a safetensors file; half precision is widened to the network's own. ValueError for another network's file"
     tensors, header = read_weights(path)
-    wanted = {name: tuple(t.shape) for name, t in net.state_dict().items()}
-    if (came := {name: tuple(t.shape) for name, t in tensors.items()}) != wanted:
-        odd = sorted(dict(wanted.items() ^ came.items()))
-        raise ValueError(f"{path} holds {len(came)} tensors, and they are not the {len(wanted)} of this {type(net).__name__} "
-                         f"(first difference: {odd[0]}): the file belongs to another network")
+    wanted, came = [{(name, tuple(t.shape)) for name, t in ts.items()} for ts in (net.state_dict(), tensors)]
+    if wanted != came:
+        name, shape = min(wanted ^ came)
+        raise ValueError(f"{path} holds {len(came)} tensors and this {type(net).__name__} has {len(wanted)}; they differ first in {name} {shape}: "
+                         "the file belongs to another network")
     net.load_state_dict(tensors)
     return header
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-020
+# %% ../nbs/04_backbone.ipynb #04_backbone-027
 WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d) # the layers that look through a window
+
+def pair(
+    value, # a number, or two
+)->tuple: # two
+    "The same number down and across, unless there are two"
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
 def total_stride(
     net:nn.Module, # a chain of layers
 )->int: # pixels between two neighbouring cells
     "The product of the strides of all windows of `net`"
-    return math.prod(layer.stride if isinstance(layer.stride, int) else layer.stride[0] for layer in net.modules() if isinstance(layer, WINDOWED))
+    return math.prod(max(pair(layer.stride)) for layer in net.modules() if isinstance(layer, WINDOWED))
 
 def check_images(
-    x:Tensor, # (N,3,H,W) images
-    name:str, # name of the backbone, for the message
+    shape:tuple, # of the images, (N,3,H,W)
+    name:str, # of the backbone, for the message
     stride:int, # the smallest side that makes a cell
 ):
-    "ValueError when `x` is no batch of colour images, or too small for one cell"
-    if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f"{name} got a tensor of shape {tuple(x.shape)}, and needs images (N,3,H,W): add a batch dimension, or make grey images RGB")
-    if min(x.shape[-2:]) < stride:
-        raise ValueError(f"images of {x.shape[-2]}x{x.shape[-1]} px are too small for {name}: one cell takes {stride}x{stride} px; "
+    "ValueError unless this is the shape of a batch of colour images that are large enough for one cell"
+    if len(shape) != 4 or shape[1] != 3:
+        raise ValueError(f"{name} got a tensor of shape {tuple(shape)} and needs (N,3,H,W): add the batch dimension, make grey images RGB")
+    if min(shape[-2:]) < stride:
+        raise ValueError(f"images of {shape[-2]}x{shape[-1]} px are too small for {name}, where one cell takes {stride}x{stride} px: "
                          "enlarge the images or choose a backbone with a smaller stride")
 
+# %% ../nbs/04_backbone.ipynb #04_backbone-029
 class Backbone(nn.Module):
-    "Pixels to features: `adapter(trunk(x))`; the trunk may come pretrained, the adapter is always learned here"
+    "Pixels to features: `adapter(trunk(x))`"
     def __init__(self,
         name:str, # its name in the registry
         trunk:nn.Module, # (N,3,H,W) -> a map of features
-        adapter:nn.Module, # the trunk's map -> (N,channels,h,w)
+        adapter:nn.Module, # that map -> (N,channels,h,w)
         channels:int, # channels that come out
-        stats:Stats, # how the pixels must be scaled
-        pretrained:bool=False, # whether the trunk holds pretrained weights
+        stats:Stats, # how pixels must be scaled
+        lean:tuple=(0.0, 0.0), # (down, right): how far the trained weights look beside the middle of their window, in pixels
     ):
         super().__init__()
-        self.name, self.channels, self.stats, self.pretrained = name, channels, stats, pretrained
+        self.name, self.channels, self.stats = name, channels, stats
         self.trunk, self.adapter = trunk, adapter
         self.stride = total_stride(self)
+        self.register_buffer("lean", torch.tensor(lean)) # a property of the weights, so it is saved with them
 
     def forward(self,
         x:Tensor, # (N,3,H,W) images, scaled by `stats`
     )->Tensor: # (N,channels,h,w)
-        check_images(x, self.name, self.stride)
+        check_images(x.shape, self.name, self.stride)
         return self.adapter(self.trunk(x))
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-022
+# %% ../nbs/04_backbone.ipynb #04_backbone-032
 BACKBONES = {} # name -> function of `pretrained` that makes a `Backbone`
 
 def register(
-    name:str, # the name under which `backbone` finds it
+    name:str, # the name under which `backbone` finds it; a name that is taken is replaced
 ): # a decorator for a function of `pretrained` that makes a `Backbone`
-    "Put a backbone into the registry; a name that is taken is replaced"
+    "Put a backbone into the registry"
     def keep(make):
         BACKBONES[name] = make
         return make
@@ -182,14 +199,14 @@ def backbone(
     name:str, # a name in `BACKBONES`
     pretrained:bool=True, # pretrained weights, where the backbone has some
 )->Backbone: # with a fresh adapter
-    "The backbone called `name`"
+    "The backbone called `name`; ValueError with the nearest name when there is none"
     if name not in BACKBONES:
         near = get_close_matches(name, BACKBONES, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"no backbone is called {name!r}; {hint}The registry has {', '.join(BACKBONES)}; add your own with @register({name!r})")
+        raise ValueError(f"no backbone is called {name!r}: {hint}The registry has {', '.join(BACKBONES)}; add your own with @register({name!r})")
     return BACKBONES[name](pretrained)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-025
+# %% ../nbs/04_backbone.ipynb #04_backbone-036
 def kaiming_(
     net:nn.Module, # its convolutions are started anew, in place
 )->nn.Module: # the same network
@@ -200,7 +217,7 @@ def kaiming_(
         if layer.bias is not None: nn.init.zeros_(layer.bias)
     return net
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-027
+# %% ../nbs/04_backbone.ipynb #04_backbone-039
 LITE = Stats((127 / 255,) * 3, (128 / 255,) * 3) # the scale that EfficientNet-Lite was trained with
 
 @register("lite0")
@@ -209,48 +226,54 @@ def lite0_backbone(
 )->Backbone: # stride 8, 96 channels
     "EfficientNet-Lite0 cut after 5 blocks, its channels standardised, then a learned 1x1 to 96 channels"
     trunk = Lite0(5)
-    if pretrained: load_weights(trunk, WEIGHTS/"lite0_5.safetensors")
+    if pretrained: load_weights(trunk, WEIGHTS / "lite0_5.safetensors")
     adapter = nn.Sequential(nn.BatchNorm2d(40, affine=False), nn.Conv2d(40, 96, 1, bias=False), nn.BatchNorm2d(96), nn.ReLU())
-    return Backbone("lite0", trunk, kaiming_(adapter), channels=96, stats=LITE, pretrained=pretrained)
+    return Backbone("lite0", trunk, kaiming_(adapter), channels=96, stats=LITE, lean=(-3.5, -3.5) if pretrained else (0.0, 0.0))
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-029
+# %% ../nbs/04_backbone.ipynb #04_backbone-042
 @register("small")
 def small_backbone(
-    pretrained:bool=False, # ignored: there are no pretrained weights, it always starts from chance
+    pretrained:bool=False, # makes no difference: there are no pretrained weights, it always starts from chance
 )->Backbone: # stride 4, 96 channels
-    "Four convolutions to be trained from scratch; the two that step have even kernels, which keeps cells aligned"
+    "Four convolutions to be trained from scratch; those that step have even kernels, which keeps the cells aligned"
     rows = ((3, 32, 4, 2), (32, 64, 4, 2), (64, 64, 3, 1), (64, 96, 3, 1))
     layers = [(nn.Conv2d(a, b, k, s, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b, k, s in rows]
     trunk = kaiming_(nn.Sequential(*[layer for row in layers for layer in row]))
     return Backbone("small", trunk, nn.Identity(), channels=96, stats=IMAGENET)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-031
+# %% ../nbs/04_backbone.ipynb #04_backbone-045
 def fetch_checkpoint(
-    url:str, # address of a PyTorch checkpoint whose name ends with its hash
+    url:str, # address of a PyTorch checkpoint
 )->dict: # tensors by name
-    "A checkpoint from torch's cache or the network; an OSError within seconds when neither has it"
-    if not (Path(torch.hub.get_dir())/"checkpoints"/Path(url).name).exists():
+    "A checkpoint from torch's cache or the network; OSError within seconds when neither has it"
+    if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).exists():
         urlopen(Request(url, method="HEAD"), timeout=5).close()
     return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
 
+def vgg16_weights(
+    url:str, # of torchvision's VGG-16
+)->dict|None: # the tensors of its convolutions, or None with a warning
+    "ImageNet weights for the 13 convolutions, if they can be had"
+    try: tensors = fetch_checkpoint(url)
+    except OSError as error:
+        warnings.warn(f"vgg16 starts from RANDOM weights: {url} could not be fetched ({error}). Go online, or put that file into "
+                      f"{torch.hub.get_dir()}/checkpoints, or say pretrained=False if random weights are what you want", stacklevel=4)
+        return None
+    return {name.removeprefix("features."): t for name, t in tensors.items() if name.startswith("features.")}
+
 @register("vgg16")
 def vgg16_backbone(
-    pretrained:bool=True, # torchvision's ImageNet weights, fetched once; random with a warning when they can't be had
+    pretrained:bool=True, # torchvision's ImageNet weights, fetched once (about 0.5 GB); random with a warning when they can't be had
 )->Backbone: # stride 32, 512 channels
-    "The 13 convolutions of VGG-16 with the last ReLU and the last max-pool (Simonyan and Zisserman 2015): the paper's own example"
+    "The 13 convolutions of VGG-16 with the last ReLU and the last max-pool (Simonyan and Zisserman 2015)"
     models = import_torchvision().models
-    with torch.device("meta"): trunk = models.vgg16(init_weights=False).features
+    with torch.device("meta"): trunk = models.vgg16(init_weights=False).features # shapes only: the classifier is never made
     trunk = kaiming_(trunk.to_empty(device="cpu"))
-    url = models.VGG16_Weights.IMAGENET1K_V1.url
-    try:
-        if pretrained: trunk.load_state_dict({k.removeprefix("features."): v for k, v in fetch_checkpoint(url).items() if k.startswith("features.")})
-    except OSError as error:
-        pretrained = False
-        warnings.warn(f"vgg16 starts from RANDOM weights: {url} could not be fetched ({error}). Go online, put that file into "
-                      f"{torch.hub.get_dir()}/checkpoints, or say pretrained=False if random weights are what you want", stacklevel=3)
-    return Backbone("vgg16", trunk, nn.Identity(), channels=512, stats=IMAGENET, pretrained=pretrained)
+    weights = vgg16_weights(models.VGG16_Weights.IMAGENET1K_V1.url) if pretrained else None
+    if weights: trunk.load_state_dict(weights)
+    return Backbone("vgg16", trunk, nn.Identity(), channels=512, stats=IMAGENET)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-034
+# %% ../nbs/04_backbone.ipynb #04_backbone-050
 def pointwise(
     widths:list, # channels before the first and after each 1x1 convolution
 )->nn.Sequential: # a ReLU between two convolutions, a Sigmoid at the end
@@ -273,27 +296,21 @@ def add_on(
     while len(widths) == 1 or widths[-1] > D: widths += [max(D, widths[-1] // 2)] * 2
     return pointwise(widths)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-037
+# %% ../nbs/04_backbone.ipynb #04_backbone-055
 class Window(NamedTuple):
-    "What one layer looks through, vertically and horizontally"
-    kernel: tuple # (high, wide), in cells of its input
-    stride: tuple # (down, right)
-    before: tuple # padding (above, left)
+    "What one layer looks through, each number down and across"
+    kernel: tuple # in cells of its input
+    stride: tuple # in cells of its input
+    before: tuple # padding above and left
     size: tuple # (h, w) of its input
     cells: tuple # (h, w) of its output
-
-def pair(
-    value, # a number, or two
-)->tuple: # two
-    "The same number for both directions, unless there are two"
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
 def window(
     layer:nn.Module, # a convolution or a pooling
     size:tuple, # (h, w) of its input
     cells:tuple, # (h, w) of its output
 )->Window: # with the padding that it has at this size
-    "The window of one layer, dilation and asymmetric padding included"
+    "The window of one layer, dilation and one-sided padding included"
     kernel = tuple((k - 1) * d + 1 for k, d in zip(pair(layer.kernel_size), pair(getattr(layer, "dilation", 1))))
     stride = pair(layer.stride)
     if isinstance(layer, SameConv2d): before = tuple(same_padding(*three)[0] for three in zip(size, kernel, stride))
@@ -301,12 +318,24 @@ def window(
     else: before = pair(0 if layer.padding == "valid" else layer.padding)
     return Window(kernel, stride, before, tuple(size), tuple(cells))
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-039
+# %% ../nbs/04_backbone.ipynb #04_backbone-057
+def check_chain(
+    found:list, # of `Window`
+    size:tuple, # (H, W) of the images
+    cells:tuple, # (h, w) of the last map
+):
+    "ValueError unless each window takes what the one before it gave"
+    given, taken = [tuple(size), *[w.cells for w in found]], [*[w.size for w in found], tuple(cells)]
+    for i, (a, b) in enumerate(zip(given, taken)):
+        if a != b:
+            raise ValueError(f"step {i} takes a map of {b[0]}x{b[1]}, but the one before it gave {a[0]}x{a[1]}: the layers are no chain "
+                             "(a shortcut that steps, or pooling that is no module), so their geometry can't be walked")
+
 def windows(
     net:nn.Module, # takes images
     size:tuple, # (H, W) of the images
-)->list: # of `Window`, in the order in which the image meets them
-    "Walk an image of shapes without numbers through `net` (torch's meta device), and note each window"
+)->list: # of `Window`, in the order in which an image meets them
+    "Walk images without numbers through `net` and note each window; weights and statistics stay untouched"
     found = []
     def note(layer, args, out): found.append(window(layer, args[0].shape[-2:], out.shape[-2:]))
     hooks = [layer.register_forward_hook(note) for layer in net.modules() if isinstance(layer, WINDOWED)]
@@ -317,60 +346,66 @@ def windows(
     check_chain(found, size, out.shape[-2:])
     return found
 
-def check_chain(
-    found:list, # of `Window`
-    size:tuple, # (H, W) of the images
-    cells:tuple, # (h, w) of the last map
-):
-    "ValueError unless each window takes what the one before it gave"
-    given, taken = [tuple(size), *[w.cells for w in found]], [*[w.size for w in found], tuple(cells)]
-    for i, (a, b) in enumerate(zip(given, taken)):
-        if a != b:
-            raise ValueError(f"window {i} takes a map of {b[0]}x{b[1]}, but the one before it gave {a[0]}x{a[1]}: the layers are no chain "
-                             "(a shortcut that steps, or pooling without a module), so no geometry can be walked")
-
-# %% ../nbs/04_backbone.ipynb #04_backbone-041
+# %% ../nbs/04_backbone.ipynb #04_backbone-062
 class Geometry(NamedTuple):
-    "Where the cells of a latent map look, in pixels of the image"
-    stride: int # pixels between the centres of two neighbours
-    start: tuple # (y, x) of the centre of cell (0, 0), counted from the centre of pixel (0, 0); halves occur
+    "Where the cells of a latent map look, in pixels of the image; 0 is the centre of the first pixel, so halves occur"
+    stride: int # pixels between two neighbouring cells
+    start: tuple # (y, x): the middle of the receptive field of cell (0, 0)
     field: tuple # (high, wide): the receptive field of a cell
     cells: tuple # (h, w): the size of the map
     size: tuple # (H, W): the size of the image
     patch: tuple = (1, 1) # (hp, wp): cells that a prototype covers
+    lean: tuple = (0.0, 0.0) # (down, right): how far the weights look beside the middle of their field
 
 def walk(
     found:list, # of `Window`
-    axis:int, # 0 down, 1 right
+    axis:int, # 0 down, 1 across
 )->tuple: # (stride, start, field) along that axis
-    "Compose windows: pixels a step, the centre of the first cell, the width of a cell's receptive field"
-    jump, start, field = 1, 0.0, 1
+    "Compose windows into one: its step, the middle of the first, its width"
+    step, start, field = 1, 0.0, 1
     for w in found:
-        start += jump * ((w.kernel[axis] - 1) / 2 - w.before[axis])
-        field += jump * (w.kernel[axis] - 1)
-        jump *= w.stride[axis]
-    return jump, start, field
+        start += step * ((w.kernel[axis] - 1) / 2 - w.before[axis])
+        field += step * (w.kernel[axis] - 1)
+        step *= w.stride[axis]
+    return step, start, field
 
 def geometry(
     net:nn.Module, # a `Backbone`, or any chain of layers that takes images
     size:tuple, # (H, W) of the images
 )->Geometry: # exact, for this size
-    "Where the cells of `net` look in an image of this size"
-    check_images(torch.empty(1, 3, *size, device="meta"), getattr(net, "name", type(net).__name__), total_stride(net))
+    "Where the cells of `net` look in an image of this size; ValueError for too small a size, or cells that are not square"
+    check_images((1, 3, *size), getattr(net, "name", type(net).__name__), total_stride(net))
     found = windows(net, size)
-    down, right = walk(found, 0), walk(found, 1)
-    if down[0] != right[0]: raise ValueError(f"the network steps {down[0]} px down and {right[0]} px right; cells must be square: use equal strides")
-    return Geometry(down[0], (down[1], right[1]), (down[2], right[2]), found[-1].cells, tuple(size))
+    down, across = walk(found, 0), walk(found, 1)
+    if down[0] != across[0]: raise ValueError(f"the network steps {down[0]} px down and {across[0]} px across: cells must be square, use equal strides")
+    lean = tuple(net.lean.tolist()) if hasattr(net, "lean") else (0.0, 0.0)
+    return Geometry(down[0], (down[1], across[1]), (down[2], across[2]), found[-1].cells, tuple(size), lean=lean)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-045
+# %% ../nbs/04_backbone.ipynb #04_backbone-078
+def measure_lean(
+    net:nn.Module, # a `Backbone` or a chain of layers, in eval mode
+    x:Tensor, # (N,3,H,W) images, scaled for it; 16 or more
+)->tuple: # (down, right), in pixels
+    "How far `net` looks beside the middle of its windows: the mean centre of gravity of a cell's squared gradient"
+    g = geometry(net, tuple(x.shape[-2:]))
+    r, c = g.cells[0] // 2, g.cells[1] // 2
+    x = x.detach().clone().requires_grad_()
+    z = net(x)[:, :, r, c]
+    energy = torch.autograd.grad((z * torch.randn_like(z)).sum(), x)[0].square().sum(1) # (N,H,W)
+    weight = energy / energy.sum((1, 2), keepdim=True)
+    y = (weight.sum(2) @ torch.arange(x.shape[-2]).to(weight)).mean().item() - (g.start[0] + g.stride * r)
+    x_ = (weight.sum(1) @ torch.arange(x.shape[-1]).to(weight)).mean().item() - (g.start[1] + g.stride * c)
+    return y, x_
+
+# %% ../nbs/04_backbone.ipynb #04_backbone-083
 def cell_centre(
     cell:tuple, # (row, column) in the map
     geometry:Geometry,
 )->tuple: # (y, x), floats: 0 is the centre of the first pixel
-    "The pixel coordinates on which a cell's receptive field is centred"
+    "Where a cell looks; ValueError for a cell outside the map"
     if not all(0 <= i < n for i, n in zip(cell, geometry.cells)):
         raise ValueError(f"cell {tuple(cell)} lies outside the map of {geometry.cells[0]}x{geometry.cells[1]} cells; rows and columns count from 0")
-    return tuple(float(start + geometry.stride * i) for start, i in zip(geometry.start, cell))
+    return tuple(float(s + l + geometry.stride * i) for s, l, i in zip(geometry.start, geometry.lean, cell))
 
 def clipped_box(
     centre:tuple, # (y, x)
@@ -379,15 +414,13 @@ def clipped_box(
 )->tuple: # (top, left, bottom, right), ends excluded
     "The pixels within half a side of the centre that lie in the image"
     first = [math.ceil(c - s / 2) for c, s in zip(centre, sides)]
-    low = [max(f, 0) for f in first]
-    high = [min(f + s, n) for f, s, n in zip(first, sides, size)]
-    return (*low, *high)
+    return (*[max(f, 0) for f in first], *[min(f + s, n) for f, s, n in zip(first, sides, size)])
 
 def cell_box(
     cell:tuple, # (row, column) in the map
     geometry:Geometry,
 )->tuple: # (top, left, bottom, right) in pixels, ends excluded
-    "The pixels nearer to this cell's centre than to another's: a square of one stride (times the patch), clipped to the image"
+    "The pixels nearest to this cell: a square of one stride (times the patch) round its centre, clipped to the image"
     return clipped_box(cell_centre(cell, geometry), [geometry.stride * n for n in geometry.patch], geometry.size)
 
 def field_box(
@@ -395,20 +428,22 @@ def field_box(
     geometry:Geometry,
 )->tuple: # (top, left, bottom, right) in pixels, ends excluded
     "All pixels that can change this cell: its receptive field, clipped to the image"
-    return clipped_box(cell_centre(cell, geometry), geometry.field, geometry.size)
+    return clipped_box(cell_centre(cell, geometry._replace(lean=(0.0, 0.0))), geometry.field, geometry.size)
 
+# %% ../nbs/04_backbone.ipynb #04_backbone-085
 def pixel_cell(
     y:float, # row of a pixel
     x:float, # column of a pixel
     geometry:Geometry,
 )->tuple: # (row, column) in the map
-    "The cell whose centre is nearest to a pixel"
-    if not all(-0.5 <= v < n for v, n in zip((y, x), geometry.size)):
-        raise ValueError(f"pixel ({y}, {x}) lies outside the image of {geometry.size[0]}x{geometry.size[1]} px")
-    nearest = [math.floor((v - s) / geometry.stride + 0.5) for v, s in zip((y, x), geometry.start)]
+    "The cell that looks nearest to a pixel; ValueError more than a stride outside the image"
+    if not all(-geometry.stride <= v < n + geometry.stride for v, n in zip((y, x), geometry.size)):
+        raise ValueError(f"pixel ({y}, {x}) lies outside the image of {geometry.size[0]}x{geometry.size[1]} px; it takes (row, column)")
+    first = [s + l for s, l in zip(geometry.start, geometry.lean)]
+    nearest = [math.floor((v - f) / geometry.stride + 0.5) for v, f in zip((y, x), first)]
     return tuple(min(max(i, 0), n - 1) for i, n in zip(nearest, geometry.cells))
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-048
+# %% ../nbs/04_backbone.ipynb #04_backbone-098
 def cubic(
     t:Tensor, # (...) distances, in cells
 )->Tensor: # (...) weights
@@ -421,37 +456,37 @@ def cubic(
 def cubic_matrix(
     pixels:int, # H or W
     cells:int, # h or w
-    start:float, # centre of the first cell
-    stride:int, # pixels between two centres
-)->Tensor: # (pixels, cells), rows sum to 1
-    "The weights with which each pixel along one side mixes the cells around it; flat beyond the outermost centres"
-    u = ((torch.arange(pixels) - start) / stride).clamp(0, cells - 1)
+    first:float, # pixel where the first cell looks
+    stride:int, # pixels between two cells
+)->Tensor: # (pixels,cells), each row sums to 1
+    "The weights with which each pixel along one side mixes the four cells around it; flat beyond the outermost"
+    u = ((torch.arange(pixels) - first) / stride).clamp(0, cells - 1)
     taps = u.floor()[:, None] + torch.arange(-1, 3)
-    matrix = torch.zeros(pixels, cells)
-    return matrix.scatter_add_(1, taps.clamp(0, cells - 1).long(), cubic(u[:, None] - taps))
+    return torch.zeros(pixels, cells).scatter_add_(1, taps.clamp(0, cells - 1).long(), cubic(u[:, None] - taps))
 
 def upsample(
     map:Tensor, # (...,h,w), one number a cell
     geometry:Geometry,
 )->Tensor: # (...,H,W), one number a pixel
-    "A map at the size of the image, bicubic, with each cell's value at the true centre of its receptive field"
+    "A map at the size of the image, bicubic, with each cell's value where the cell looks; ValueError when their sizes differ"
     if tuple(map.shape[-2:]) != tuple(geometry.cells):
-        raise ValueError(f"the map has {map.shape[-2]}x{map.shape[-1]} cells and the geometry {geometry.cells[0]}x{geometry.cells[1]}: "
-                         "use the geometry of this backbone and image size, `patched` where prototypes are larger than 1x1")
-    rows, columns = [cubic_matrix(n, c, s, geometry.stride).to(map) for n, c, s in zip(geometry.size, geometry.cells, geometry.start)]
+        raise ValueError(f"the map has {map.shape[-2]}x{map.shape[-1]} cells and the geometry {geometry.cells[0]}x{geometry.cells[1]}: take the "
+                         "geometry of this backbone at this image size, and `patched` where prototypes are larger than 1x1")
+    rows, columns = [cubic_matrix(pixels, cells, start + lean, geometry.stride).to(map) for pixels, cells, start, lean
+                     in zip(geometry.size, geometry.cells, geometry.start, geometry.lean)]
     return rows @ map @ columns.T
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-051
+# %% ../nbs/04_backbone.ipynb #04_backbone-111
 def patched(
-    geometry:Geometry,
+    geometry:Geometry, # of single cells
     hp:int, # rows of a prototype
     wp:int, # columns of a prototype
-)->Geometry: # of the map of distances, which has h-hp+1 x w-wp+1 places
-    "The geometry of prototypes that cover hp x wp cells (a valid convolution over the map)"
+)->Geometry: # of the map of distances, (h-hp+1, w-wp+1)
+    "The geometry of prototypes that cover hp x wp cells (a valid convolution over the map); ValueError when they do not fit"
     patch, g = (hp, wp), geometry
     cells = tuple(n - k + 1 for n, k in zip(g.cells, patch))
     if min(cells) < 1 or min(patch) < 1:
-        raise ValueError(f"a prototype of {hp}x{wp} cells does not fit the map of {g.cells[0]}x{g.cells[1]}: choose 1x1 up to that size")
+        raise ValueError(f"a prototype of {hp}x{wp} cells does not fit a map of {g.cells[0]}x{g.cells[1]}: choose 1x1 up to that size")
     start = tuple(s + g.stride * (k - 1) / 2 for s, k in zip(g.start, patch))
     field = tuple(f + g.stride * (k - 1) for f, k in zip(g.field, patch))
-    return Geometry(g.stride, start, field, cells, g.size, patch)
+    return g._replace(start=start, field=field, cells=cells, patch=patch)
