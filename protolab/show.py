@@ -132,7 +132,8 @@ def _heat(x, map, ax, title, limits):
     low, high = limits or (map.min().item(), map.max().item())
     if low > high: raise ValueError(f"limits are (low, high), these are ({low}, {high}): swap them")
     ax.imshow(_grey(picture), interpolation="nearest")
-    heat = ax.imshow(map, cmap="magma", vmin=low, vmax=high, alpha=0.65, interpolation="nearest")
+    seen = 0.25 + 0.55 * ((map - low) / max(high - low, 1e-12)).clamp(0, 1)   # low values let the image through
+    heat = ax.imshow(map, cmap="magma", vmin=low, vmax=high, alpha=seen.numpy(), interpolation="nearest")
     _bare(ax, title)
     return heat
 
@@ -144,7 +145,8 @@ def _check_map(picture, map):
 
 def _two_ticks(bar):
     low, high = bar.vmin, bar.vmax
-    bar.set_ticks([low, high], labels=[f"{low:.3g}", f"{high:.3g}"], fontsize=7)
+    labels = [f"{v if abs(v) > 1e-3 * (high - low) else 0:.3g}" for v in (low, high)]
+    bar.set_ticks([low, high], labels=labels, fontsize=7)
     bar.outline.set_visible(False)
 
 # %% ../nbs/03_show.ipynb #03_show-046
@@ -205,6 +207,8 @@ def _curve(ax, rows, key):
     ax.set_xlim(0.5, len(rows) + 0.5)
     ax.tick_params(labelsize=7)
     ax.xaxis.get_major_locator().set_params(integer=True)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low - 0.25 * (high - low), high)   # room for the names of the stages
     _bands(ax, [row.get("stage", "") for row in rows])
 
 def _bands(ax, stages):
