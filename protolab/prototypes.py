@@ -262,15 +262,13 @@ class PrototypeLayer(nn.Module):
 
     def extra_repr(self): return f"{tuple(self.vectors.shape)}, similarity={getattr(self.similarity, '__name__', self.similarity)}"
 
-    def forward(self,
-        z:Tensor, # (N,D,h,w) latent map
+    def forward(self, z:Tensor, # (N,D,h,w) latent map
     )->tuple: # s (N,P) similarity, d (N,P) squared distance, cell (N,P) place of the nearest patch
         "How similar each prototype is to the nearest patch of each image"
         d, cell = min_distances(z, self.vectors)
         return self.similarity(d), d, cell
 
-    def maps(self,
-        z:Tensor, # (N,D,h,w) latent map
+    def maps(self, z:Tensor, # (N,D,h,w) latent map
     )->Tensor: # (N,P,h-hp+1,w-wp+1) similarities
         "How similar each prototype is to every patch: for looking, never needed to train"
         return self.similarity(distance_maps(z, self.vectors))
