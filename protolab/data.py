@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import lru_cache
@@ -70,7 +71,7 @@ class Images(Dataset):
     def __len__(self): return len(self.x)
     def __getitem__(self, i): return self.x[i], self.y[i].item()
 
-# %% ../nbs/02_data.ipynb #02_data-011
+# %% ../nbs/02_data.ipynb #02_data-013
 def as_uint8(
     x:Tensor, # (N,3,H,W) floats in [0,1]
 )->Tensor: # (N,3,H,W) uint8, rounded
@@ -81,7 +82,7 @@ def as_uint8(
     if low < 0 or high > 1: raise ValueError(f"floats in [0,1] were expected, these lie in [{low:.2f},{high:.2f}]: divide by 255, or undo a normalisation")
     return (x * 255).round().to(torch.uint8)
 
-# %% ../nbs/02_data.ipynb #02_data-014
+# %% ../nbs/02_data.ipynb #02_data-016
 @patch
 def subset(self:Images,
     indices:Tensor, # (M,) positions, in the order wanted
@@ -103,7 +104,7 @@ def __repr__(self:Images):
     return (f"{len(self)} images of {self.x.shape[2]} x {self.x.shape[3]} pixels, {len(self.classes)} classes, {each} a class"
             + ("" if self.parts is None else ", part of every pixel known"))
 
-# %% ../nbs/02_data.ipynb #02_data-017
+# %% ../nbs/02_data.ipynb #02_data-019
 class Splits(NamedTuple):
     "Four sets of images with one owner each"
     train: Images # the trainer's; may be augmented
@@ -113,16 +114,16 @@ class Splits(NamedTuple):
 
     def __repr__(self): return "\n".join(f"{role:7} {images}" for role, images in self._asdict().items())
 
-# %% ../nbs/02_data.ipynb #02_data-021
+# %% ../nbs/02_data.ipynb #02_data-024
 def _cut(indices, shares, generator):
     sizes = [max(1, round(s * len(indices))) for s in shares]
     rest = max(0, len(indices) - sum(sizes))
     shuffled = indices[torch.randperm(len(indices), generator=generator)]
     return shuffled[:sum(sizes) + rest].split([rest, *sizes]) if rest else [shuffled[:0]]
 
-# %% ../nbs/02_data.ipynb #02_data-023
+# %% ../nbs/02_data.ipynb #02_data-026
 def deal(
-    images:Images,
+    images:Images, # all of them
     shares:list, # the part of each class that goes to each extra pile, such as [.15, .2]
     seed:int=0, # same seed, same piles
 )->list: # the rest first, then one pile a share: each of them Images
@@ -135,9 +136,9 @@ def deal(
     if poor: raise ValueError(f"too few images to deal into {len(shares) + 1} sets: {', '.join(poor)}; add images to these classes or leave them out")
     return [images.subset(torch.cat(pile).sort().values) for pile in zip(*hands)]
 
-# %% ../nbs/02_data.ipynb #02_data-024
+# %% ../nbs/02_data.ipynb #02_data-027
 def split(
-    images:Images,
+    images:Images, # all of them
     valid:float=.15, # share of each class that goes to valid
     test:float=.2, # share of each class that goes to test
     seed:int=0, # same seed, same split
@@ -146,7 +147,7 @@ def split(
     train, valid, test = deal(images, [valid, test], seed)
     return Splits(train, valid, train, test)
 
-# %% ../nbs/02_data.ipynb #02_data-031
+# %% ../nbs/02_data.ipynb #02_data-035
 def _draw_job(job, bar):
     size = job["size"]
     home = str(Path(sys.modules["protolab"].__path__[0]).resolve().parent)
@@ -165,11 +166,11 @@ def _next_bird(worker, length, bar):
     bar.update()
     return np.frombuffer(data, np.uint8)
 
-# %% ../nbs/02_data.ipynb #02_data-033
+# %% ../nbs/02_data.ipynb #02_data-037
 def draw_parallel(
     species:list, # n numbers of species
     index:list, # n numbers; (seed, index) decides pose, colours and scene
-    seed:int=0,
+    seed:int=0, # other seed, other birds
     size:int=96, # pixels a side
 )->tuple: # uint8 arrays: images (n,H,W,3) and parts (n,H,W)
     "What `birds.draw_birds` draws, by one process a core"
@@ -181,11 +182,11 @@ def draw_parallel(
         for k, (some, theirs) in enumerate(pool.map(lambda job: _draw_job(job, bar), jobs)): images[k::n], parts[k::n] = some, theirs
     return images, parts
 
-# %% ../nbs/02_data.ipynb #02_data-037
+# %% ../nbs/02_data.ipynb #02_data-041
 def bird_images(
     species:list, # n numbers of species
     index:list, # n numbers; (seed, index) decides pose, colours and scene
-    seed:int=0,
+    seed:int=0, # other seed, other birds
     size:int=96, # pixels a side
 )->Images: # with parts
     "Birds as a set of images"
@@ -193,7 +194,7 @@ def bird_images(
     names = [f"{SPECIES[s]} {i}" for s, i in zip(species, index)]
     return Images(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(species), SPECIES, names, torch.from_numpy(parts))
 
-# %% ../nbs/02_data.ipynb #02_data-040
+# %% ../nbs/02_data.ipynb #02_data-044
 FAR = 10**6 # the first numbers of train, valid and test are so far apart
 
 @lru_cache(maxsize=2)
@@ -203,7 +204,7 @@ def _drawn(sizes, seed, size):
     return torch.arange(len(images)).split([n * len(SPECIES) for n in sizes]), images
 
 def bird_splits(
-    seed:int=0,
+    seed:int=0, # other seed, other birds
     per_class:int=40, # training images of each species
     size:int=96, # pixels a side
     valid:int=10, # validation images of each species
@@ -216,7 +217,7 @@ def bird_splits(
     train, valid, test = [images.subset(p) for p in places]
     return Splits(train, valid, train, test)
 
-# %% ../nbs/02_data.ipynb #02_data-048
+# %% ../nbs/02_data.ipynb #02_data-053
 def normalise(
     x:Tensor, # (N,3,H,W) or (3,H,W) uint8 pixels
     stats:Stats=IMAGENET, # mean and standard deviation of each channel
@@ -236,11 +237,11 @@ def denormalise(
 
 def _columns(stats): return [torch.tensor(v).view(-1, 1, 1) for v in stats]
 
-# %% ../nbs/02_data.ipynb #02_data-060
+# %% ../nbs/02_data.ipynb #02_data-065
 class Loader:
     "Batches of normalised images, as often as you iterate over it"
     def __init__(self,
-        images:Images,
+        images:Images, # what to go through
         stats:Stats=IMAGENET, # what the network expects
         batch:int=64, # images a batch; the last one may be smaller
         shuffle:bool=False, # a new order each time, from torch's global generator
@@ -261,7 +262,7 @@ class Loader:
 
 def _order(n, batch, shuffle): return (torch.randperm(n) if shuffle else torch.arange(n)).split(batch)
 
-# %% ../nbs/02_data.ipynb #02_data-065
+# %% ../nbs/02_data.ipynb #02_data-072
 def flip(
     x:Tensor, # (N,3,H,W) images
 )->Tensor: # (N,3,H,W); about half of them mirrored left to right
@@ -269,16 +270,16 @@ def flip(
     chosen = torch.rand(len(x), device=x.device) < 0.5
     return torch.where(chosen.view(-1, 1, 1, 1), x.flip(-1), x)
 
-# %% ../nbs/02_data.ipynb #02_data-067
+# %% ../nbs/02_data.ipynb #02_data-074
 class Loaders(NamedTuple):
     "A loader for each of the four sets"
     train: Loader # the only one that shuffles and augments
-    valid: Loader
-    project: Loader
-    test: Loader
+    valid: Loader # for choices
+    project: Loader # for projection; in the order of the images
+    test: Loader # for the end
 
 def loaders(
-    splits:Splits,
+    splits:Splits, # the four sets
     stats:Stats=IMAGENET, # what the network expects
     batch:int=64, # images a batch
     augment:Callable|None=None, # for train only: uint8 (B,3,H,W) -> uint8 (B,3,H,W)
@@ -287,7 +288,7 @@ def loaders(
     train = Loader(splits.train, stats, batch, shuffle=True, augment=augment)
     return Loaders(train, *[Loader(s, stats, batch) for s in splits[1:]])
 
-# %% ../nbs/02_data.ipynb #02_data-070
+# %% ../nbs/02_data.ipynb #02_data-077
 class Cached:
     "A loader of what a frozen network made of each image"
     augment = None
@@ -307,7 +308,7 @@ class Cached:
     def __iter__(self):
         for chosen in _order(len(self.images), self.batch, self.shuffle): yield self.x[chosen], self.y[chosen]
 
-# %% ../nbs/02_data.ipynb #02_data-072
+# %% ../nbs/02_data.ipynb #02_data-079
 @torch.no_grad()
 def _once(f, batches):
     modes = {m: m.training for m in f.modules()} if isinstance(f, nn.Module) else {}
@@ -317,7 +318,7 @@ def _once(f, batches):
     finally:
         for m, mode in modes.items(): m.training = mode
 
-# %% ../nbs/02_data.ipynb #02_data-073
+# %% ../nbs/02_data.ipynb #02_data-080
 def cached(
     loader:Loader, # without augmentation; may shuffle, the result will too
     f:Callable, # (B,3,H,W) -> (B,...); a module runs in eval mode, on its own device
@@ -331,24 +332,24 @@ def cached(
     if broken: raise ValueError(f"NaN or infinity came out for {', '.join(loader.images.names[i] for i in broken[:5])}: check weights and input of the network")
     return Cached(x, loader.images, loader.batch, loader.shuffle)
 
-# %% ../nbs/02_data.ipynb #02_data-084
+# %% ../nbs/02_data.ipynb #02_data-093
 def fingerprints(
-    images:Images,
+    images:Images, # N of them
 )->list: # N strings; equal pixels have equal strings
     "A hash of the pixels of each image"
     return [hashlib.blake2b(x.tobytes(), digest_size=16).hexdigest() for x in images.x.numpy()]
 
 def leaks(
-    a:Images,
-    b:Images,
+    a:Images, # a set, such as train
+    b:Images, # a set that must share no picture with it, such as test
 )->list: # pairs (name in a, name in b)
     "The images of `b` whose pixels are also in `a`"
     seen = dict(zip(reversed(fingerprints(a)), reversed(a.names)))
     return [(seen[key], name) for key, name in zip(fingerprints(b), b.names) if key in seen]
 
-# %% ../nbs/02_data.ipynb #02_data-086
+# %% ../nbs/02_data.ipynb #02_data-095
 def warn_leaks(
-    splits:Splits,
+    splits:Splits, # the four sets
 )->list: # pairs of names
     "Warn about each picture that sits in two sets that must not share any"
     found = []
@@ -362,7 +363,7 @@ def warn_leaks(
 
 def _some(names, most=5): return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
-# %% ../nbs/02_data.ipynb #02_data-094
+# %% ../nbs/02_data.ipynb #02_data-104
 def to_rgb(
     picture:Image.Image, # as PIL opened it, in any mode
 )->Image.Image: # mode RGB
@@ -378,7 +379,7 @@ def to_rgb(
 
 def _transparent(picture): return picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info
 
-# %% ../nbs/02_data.ipynb #02_data-097
+# %% ../nbs/02_data.ipynb #02_data-108
 def _conversions(picture):
     mode = picture.mode
     kind = ("transparent" if _transparent(picture) else "16-bit" if mode.startswith("I") else "grey" if mode in ("L", "1")
@@ -389,7 +390,7 @@ def _conversions(picture):
 
 _UPRIGHT = 1 # EXIF's number for a picture that needs no turning
 
-# %% ../nbs/02_data.ipynb #02_data-099
+# %% ../nbs/02_data.ipynb #02_data-110
 IMAGE_TYPES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
@@ -408,7 +409,7 @@ def read_image(
         upright = ImageOps.exif_transpose(rgb) if "turned upright" in done else rgb
     return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR)), done
 
-# %% ../nbs/02_data.ipynb #02_data-102
+# %% ../nbs/02_data.ipynb #02_data-113
 def read_images(
     files:list, # n paths
     size:int=96, # pixels a side; the aspect ratio is not kept
@@ -434,8 +435,8 @@ def _report(files, done):
     moving = [str(f) for f, words in zip(files, done) if "animated" in words]
     if moving: warnings.warn(f"only the first picture is used of the animated files ({len(moving)}): {_some(moving)}", stacklevel=4)
 
-# %% ../nbs/02_data.ipynb #02_data-105
-def _visible(folder): return sorted(f for f in folder.rglob("*") if f.is_file() and not any(p.startswith(".") for p in f.relative_to(folder).parts))
+# %% ../nbs/02_data.ipynb #02_data-117
+def _visible(folder): return sorted((f for f in folder.rglob("*") if f.is_file() and not any(p.startswith(".") for p in f.relative_to(folder).parts)), key=Path.as_posix)
 def _pictures(folder): return [f for f in _visible(folder) if f.suffix.lower() in IMAGE_TYPES]
 
 def _check_classes(folder, found):
@@ -445,7 +446,7 @@ def _check_classes(folder, found):
     if empty: raise ValueError(f"no image in {', '.join(empty)} (in {folder}): add images, or remove the folder")
     if len(found) < 2: raise ValueError(f"only one class, {list(found)[0]}, in {folder}: a classifier needs two or more; {layout}")
 
-# %% ../nbs/02_data.ipynb #02_data-106
+# %% ../nbs/02_data.ipynb #02_data-118
 class Listing(NamedTuple):
     "What was found in a folder of classes"
     files: list # n paths
@@ -458,7 +459,7 @@ def list_images(
     "Find the pictures of each class; hidden files are passed over, other files are named in a warning"
     folder = Path(folder)
     if not folder.is_dir(): raise FileNotFoundError(f"there is no folder {folder.absolute()}: give the folder that holds one subfolder a class")
-    found = {sub.name: _pictures(sub) for sub in sorted(folder.iterdir()) if sub.is_dir() and not sub.name.startswith(".")}
+    found = {sub.name: _pictures(sub) for sub in sorted(folder.iterdir(), key=Path.as_posix) if sub.is_dir() and not sub.name.startswith(".")}
     _check_classes(folder, found)
     strays = [f for f in _visible(folder) if not any(f in files for files in found.values())]
     if strays: warnings.warn(f"files in {folder} that are not used, as they are no pictures of a class ({len(strays)}): "
@@ -466,7 +467,7 @@ def list_images(
     files = [f for some in found.values() for f in some]
     return Listing(files, [c for c, some in enumerate(found.values()) for _ in some], list(found))
 
-# %% ../nbs/02_data.ipynb #02_data-110
+# %% ../nbs/02_data.ipynb #02_data-123
 _ROLES = dict(train="train", valid="valid", val="valid", validation="valid", test="test")
 
 def _roles(root):
@@ -486,7 +487,7 @@ def _read_listings(root, listings, size):
     places = torch.arange(len(files)).split([len(listing.files) for listing in listings.values()])
     return {role: images.subset(place) for role, place in zip(listings, places)}
 
-# %% ../nbs/02_data.ipynb #02_data-112
+# %% ../nbs/02_data.ipynb #02_data-125
 def folder_splits(
     path:str|Path, # one subfolder a class, or train/ valid/ test/ with the classes inside
     size:int=96, # pixels a side; the aspect ratio is not kept
@@ -507,7 +508,7 @@ def folder_splits(
     warn_leaks(splits)
     return splits
 
-# %% ../nbs/02_data.ipynb #02_data-118
+# %% ../nbs/02_data.ipynb #02_data-133
 def from_dataset(
     dataset:Dataset, # gives pairs (PIL image, label)
     classes:list, # C names; torchvision's sets have them as dataset.classes
@@ -522,21 +523,23 @@ def from_dataset(
         labels.append(int(label))
     return Images(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels), classes, [str(i) for i in range(len(labels))])
 
-# %% ../nbs/02_data.ipynb #02_data-122
+# %% ../nbs/02_data.ipynb #02_data-137
 def read_idx(
     path:str|Path, # an idx file of bytes; may end in .gz
 )->np.ndarray: # uint8
     "Read an idx file, the format of MNIST and Fashion-MNIST"
     path = Path(path)
     try: data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error: raise ValueError(f"{path} can't be read ({error}): get it again") from error
-    if data[:3] != b"\0\0\x08": raise ValueError(f"{path} is no idx file of bytes: it starts with {data[:4]!r}, expected {bytes([0, 0, 8])!r}")
-    shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
-    values = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
+    except (OSError, EOFError, zlib.error) as error: raise ValueError(f"{path} can't be read ({error}): get it again") from error
+    header = 4 + 4 * (data[3] if len(data) > 3 else 255)
+    if not data.startswith(b"\0\0\x08") or len(data) < header:
+        raise ValueError(f"{path} is no idx file of bytes: it starts with {data[:4]!r} and has {len(data)} bytes; get it again")
+    shape = np.frombuffer(data[4:header], ">i4")
+    values = np.frombuffer(data[header:], np.uint8)
     if len(values) != shape.prod(): raise ValueError(f"{path} is cut short: {len(values)} values of {shape.prod()}; get it again")
     return values.reshape(shape)
 
-# %% ../nbs/02_data.ipynb #02_data-125
+# %% ../nbs/02_data.ipynb #02_data-141
 FASHION = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 _ROOMS = ("data", "../data", "~/data", "~/.cache/protolab", "/usr/share/datasets")
 _IDX = {(kind, what): f"{kind}-{what}" for kind in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")}
@@ -553,7 +556,7 @@ def find_fashion(
     raise FileNotFoundError(f"Fashion-MNIST's four files ({', '.join(_IDX.values())}, each alone or with .gz) are in none of "
                             f"{', '.join(map(str, places))}: get them with `make data`, or give the folder that holds them")
 
-# %% ../nbs/02_data.ipynb #02_data-128
+# %% ../nbs/02_data.ipynb #02_data-144
 def _fashion(files, kind, sizes, size, seed):
     x, y = (torch.tensor(read_idx(files[kind, what])) for what in ("images-idx3-ubyte", "labels-idx1-ubyte"))
     fewest = y.bincount(minlength=len(FASHION)).min().item()
@@ -566,7 +569,7 @@ def _enlarged(x, size):
     large = nn.functional.interpolate(x[:, None].float(), (size, size), mode="bilinear", antialias=True)
     return large.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
 
-# %% ../nbs/02_data.ipynb #02_data-130
+# %% ../nbs/02_data.ipynb #02_data-146
 def fashion_splits(
     path:str|Path|None=None, # a folder with the four files; None: the usual places
     per_class:int=200, # training images of each class; a quarter as many for valid, half as many for test
