@@ -151,7 +151,7 @@ def messages(source):
 
 
 def expected(source):
-    "The texts that `expect_fail(contains=...)`, `pytest.raises(match=...)` and `assert "..." in message` wait for"
+    "The texts that `expect_fail(contains=...)`, `pytest.raises(match=...)` and `assert ... in message` wait for"
     calls = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)]
     given = [k.value for c in calls for k in c.keywords if k.arg in ("contains", "match", "regex")]
     asserted = [n.left for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Compare) and isinstance(n.ops[0], ast.In)]
@@ -254,8 +254,8 @@ def figure_rule(nb):
 
 
 def link_rule(nb, folder):
-    "Links to notebooks lead somewhere"
-    targets = [t for c in nb.cells if c.cell_type == "markdown" for t in re.findall(r"\]\(([\w./]+\.ipynb)", c.source)]
+    "Links to notebooks and pages lead somewhere"
+    targets = [t for c in nb.cells if c.cell_type == "markdown" for t in re.findall(r"\]\(([\w./-]+\.(?:ipynb|md))", c.source)]
     return [f"links to {t}, which is not there" for t in targets if not (folder/t).exists()]
 
 

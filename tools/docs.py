@@ -58,9 +58,9 @@ def hidden(cell):
 def links(text, here):
     "Links between notebooks, and nbdev's links of symbols, as links between pages; a door that isn't built yet is plain text"
     def page(m):
-        label, path, anchor = m[1], m[2], m[3] or ""
-        return f"[{label}]({page_name(path)}.ipynb{anchor})" if (here.parent/path).exists() else label
-    text = re.sub(r"\[([^\]]*)\]\(([\w./]+\.ipynb)(#[\w-]*)?\)", page, text).replace("](docs/", "](")
+        label, path, anchor = m[1], Path(m[2]), m[3] or ""
+        return f"[{label}]({page_name(path)}{path.suffix}{anchor})" if (here.parent/path).exists() else label
+    text = re.sub(r"\[([^\]]*)\]\(([\w./-]+\.(?:ipynb|md))(#[\w-]*)?\)", page, text).replace("](docs/", "](")
     symbols = re.escape(SITE) + r"(\w+)\.html#([\w.]+)"
     return re.sub(symbols, lambda m: f"{m[1]}.ipynb#{m[2].replace('.', '')}", NbdevLookup().linkify(text))
 
@@ -150,7 +150,7 @@ def contents():
     chapters = {"The street": [page_name(p) for p in notebooks() if p.parent.name == "nbs"],
                 "Walks": [page_name(p) for p in notebooks() if p.parent.name == "tutorials"],
                 "Benchmarks": [name for name in extra if name.startswith("bench-")],
-                "The workshop": [name for name in extra if not name.startswith("bench-")]}
+                "More": [name for name in extra if not name.startswith("bench-")]}
     trees = [f"{FENCE}{{toctree}}\n:hidden:\n:caption: {title}\n" + "\n".join(names) + f"\n{FENCE}" for title, names in chapters.items() if names]
     return nbformat.v4.new_markdown_cell("\n\n".join(trees), id="contents")
 
@@ -173,7 +173,7 @@ def run_one(path, run):
     "The notebook with fresh outputs, or with those that it holds"
     start = time.time()
     nb = execute(path) if run else nbformat.read(path, 4)
-    print(f"  {path.relative_to(ROOT)}: {time.time() - start:.1f} s", flush=True)
+    if run: print(f"  {path.relative_to(ROOT)}: {time.time() - start:.1f} s\n", end="", flush=True)
     if complaints(nb): raise RuntimeError(f"{path.relative_to(ROOT)} writes to stderr:\n{complaints(nb)}")
     return nb
 
