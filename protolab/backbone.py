@@ -6,7 +6,7 @@
 __all__ = ['LITE0_BLOCKS', 'WEIGHTS', 'WINDOWED', 'BACKBONES', 'LITE', 'same_padding', 'SameConv2d', 'conv_norm', 'LiteBlock',
            'Lite0', 'read_weights', 'load_weights', 'pair', 'total_stride', 'check_images', 'Backbone', 'register',
            'backbone', 'kaiming_', 'lite0_backbone', 'small_backbone', 'fetch_checkpoint', 'vgg16_weights',
-           'vgg16_backbone', 'pointwise', 'add_on', 'Window', 'window', 'check_chain', 'windows', 'Geometry', 'walk',
+           'vgg16_backbone', 'pointwise', 'add_on', 'Window', 'window', 'check_chain', 'windows', 'walk', 'Geometry',
            'geometry', 'measure_lean', 'cell_centre', 'clipped_box', 'cell_box', 'field_box', 'pixel_cell', 'cubic',
            'cubic_matrix', 'upsample', 'patched']
 
@@ -43,6 +43,7 @@ class SameConv2d(nn.Conv2d):
     def forward(self,
         x:Tensor, # (N,C_in,H,W)
     )->Tensor: # (N,C_out,ceil(H/stride),ceil(W/stride))
+        "Pad for this size, then convolve"
         sides = zip(x.shape[-2:], self.kernel_size, self.stride)
         (top, bottom), (left, right) = [same_padding(*side) for side in sides]
         pads = left, right, top, bottom
@@ -86,6 +87,7 @@ class LiteBlock(nn.Module):
     def forward(self,
         x:Tensor, # (N,channels_in,H,W)
     )->Tensor: # (N,channels_out,ceil(H/stride),ceil(W/stride))
+        "The body, and the input beside it where the shapes agree"
         return self.body(x) + x if self.skip else self.body(x)
 
 # %% ../nbs/04_backbone.ipynb #04_backbone-017
@@ -102,6 +104,7 @@ class Lite0(nn.Module):
     def forward(self,
         x:Tensor, # (N,3,H,W) images
     )->Tensor: # (N,channels,h,w)
+        "Stem, then blocks"
         return self.blocks(self.stem(x))
 
 # %% ../nbs/04_backbone.ipynb #04_backbone-020
@@ -119,6 +122,7 @@ def read_weights(
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}): fetch or make it again") from error
 
+# %% ../nbs/04_backbone.ipynb #04_backbone-022
 def load_weights(
     net:nn.Module, # the network that is filled, in place
     path:Path, # a safetensors file that holds exactly its tensors
@@ -133,7 +137,7 @@ def load_weights(
     net.load_state_dict(tensors)
     return header
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-027
+# %% ../nbs/04_backbone.ipynb #04_backbone-029
 WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d) # the layers that look through a window
 
 def pair(
@@ -160,7 +164,7 @@ def check_images(
         raise ValueError(f"images of {shape[-2]}x{shape[-1]} px are too small for {name}, where one cell takes {stride}x{stride} px: "
                          "enlarge the images or choose a backbone with a smaller stride")
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-029
+# %% ../nbs/04_backbone.ipynb #04_backbone-031
 class Backbone(nn.Module):
     "Pixels to features: `adapter(trunk(x))`"
     def __init__(self,
@@ -180,10 +184,11 @@ class Backbone(nn.Module):
     def forward(self,
         x:Tensor, # (N,3,H,W) images, scaled by `stats`
     )->Tensor: # (N,channels,h,w)
+        "Trunk, then adapter; ValueError for images that are grey, single or too small"
         check_images(x.shape, self.name, self.stride)
         return self.adapter(self.trunk(x))
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-032
+# %% ../nbs/04_backbone.ipynb #04_backbone-034
 BACKBONES = {} # name -> function of `pretrained` that makes a `Backbone`
 
 def register(
@@ -206,7 +211,7 @@ def backbone(
         raise ValueError(f"no backbone is called {name!r}: {hint}The registry has {', '.join(BACKBONES)}; add your own with @register({name!r})")
     return BACKBONES[name](pretrained)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-036
+# %% ../nbs/04_backbone.ipynb #04_backbone-038
 def kaiming_(
     net:nn.Module, # its convolutions are started anew, in place
 )->nn.Module: # the same network
@@ -217,9 +222,10 @@ def kaiming_(
         if layer.bias is not None: nn.init.zeros_(layer.bias)
     return net
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-039
+# %% ../nbs/04_backbone.ipynb #04_backbone-041
 LITE = Stats((127 / 255,) * 3, (128 / 255,) * 3) # the scale that EfficientNet-Lite was trained with
 
+# %% ../nbs/04_backbone.ipynb #04_backbone-043
 @register("lite0")
 def lite0_backbone(
     pretrained:bool=True, # the ImageNet weights that are shipped in the package
@@ -230,7 +236,7 @@ def lite0_backbone(
     adapter = nn.Sequential(nn.BatchNorm2d(40, affine=False), nn.Conv2d(40, 96, 1, bias=False), nn.BatchNorm2d(96), nn.ReLU())
     return Backbone("lite0", trunk, kaiming_(adapter), channels=96, stats=LITE, lean=(-3.5, -3.5) if pretrained else (0.0, 0.0))
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-042
+# %% ../nbs/04_backbone.ipynb #04_backbone-046
 @register("small")
 def small_backbone(
     pretrained:bool=False, # makes no difference: there are no pretrained weights, it always starts from chance
@@ -241,7 +247,7 @@ def small_backbone(
     trunk = kaiming_(nn.Sequential(*[layer for row in layers for layer in row]))
     return Backbone("small", trunk, nn.Identity(), channels=96, stats=IMAGENET)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-045
+# %% ../nbs/04_backbone.ipynb #04_backbone-049
 def fetch_checkpoint(
     url:str, # address of a PyTorch checkpoint
 )->dict: # tensors by name
@@ -250,6 +256,7 @@ def fetch_checkpoint(
         urlopen(Request(url, method="HEAD"), timeout=5).close()
     return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
 
+# %% ../nbs/04_backbone.ipynb #04_backbone-051
 def vgg16_weights(
     url:str, # of torchvision's VGG-16
 )->dict|None: # the tensors of its convolutions, or None with a warning
@@ -261,6 +268,7 @@ def vgg16_weights(
         return None
     return {name.removeprefix("features."): t for name, t in tensors.items() if name.startswith("features.")}
 
+# %% ../nbs/04_backbone.ipynb #04_backbone-053
 @register("vgg16")
 def vgg16_backbone(
     pretrained:bool=True, # torchvision's ImageNet weights, fetched once (about 0.5 GB); random with a warning when they can't be had
@@ -273,7 +281,7 @@ def vgg16_backbone(
     if weights: trunk.load_state_dict(weights)
     return Backbone("vgg16", trunk, nn.Identity(), channels=512, stats=IMAGENET)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-050
+# %% ../nbs/04_backbone.ipynb #04_backbone-056
 def pointwise(
     widths:list, # channels before the first and after each 1x1 convolution
 )->nn.Sequential: # a ReLU between two convolutions, a Sigmoid at the end
@@ -296,7 +304,7 @@ def add_on(
     while len(widths) == 1 or widths[-1] > D: widths += [max(D, widths[-1] // 2)] * 2
     return pointwise(widths)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-055
+# %% ../nbs/04_backbone.ipynb #04_backbone-061
 class Window(NamedTuple):
     "What one layer looks through, each number down and across"
     kernel: tuple # in cells of its input
@@ -318,7 +326,7 @@ def window(
     else: before = pair(0 if layer.padding == "valid" else layer.padding)
     return Window(kernel, stride, before, tuple(size), tuple(cells))
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-057
+# %% ../nbs/04_backbone.ipynb #04_backbone-063
 def check_chain(
     found:list, # of `Window`
     size:tuple, # (H, W) of the images
@@ -331,6 +339,7 @@ def check_chain(
             raise ValueError(f"step {i} takes a map of {b[0]}x{b[1]}, but the one before it gave {a[0]}x{a[1]}: the layers are no chain "
                              "(a shortcut that steps, or pooling that is no module), so their geometry can't be walked")
 
+# %% ../nbs/04_backbone.ipynb #04_backbone-065
 def windows(
     net:nn.Module, # takes images
     size:tuple, # (H, W) of the images
@@ -346,17 +355,7 @@ def windows(
     check_chain(found, size, out.shape[-2:])
     return found
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-062
-class Geometry(NamedTuple):
-    "Where the cells of a latent map look, in pixels of the image; 0 is the centre of the first pixel, so halves occur"
-    stride: int # pixels between two neighbouring cells
-    start: tuple # (y, x): the middle of the receptive field of cell (0, 0)
-    field: tuple # (high, wide): the receptive field of a cell
-    cells: tuple # (h, w): the size of the map
-    size: tuple # (H, W): the size of the image
-    patch: tuple = (1, 1) # (hp, wp): cells that a prototype covers
-    lean: tuple = (0.0, 0.0) # (down, right): how far the weights look beside the middle of their field
-
+# %% ../nbs/04_backbone.ipynb #04_backbone-070
 def walk(
     found:list, # of `Window`
     axis:int, # 0 down, 1 across
@@ -368,6 +367,17 @@ def walk(
         field += step * (w.kernel[axis] - 1)
         step *= w.stride[axis]
     return step, start, field
+
+# %% ../nbs/04_backbone.ipynb #04_backbone-073
+class Geometry(NamedTuple):
+    "Where the cells of a latent map look, in pixels of the image; 0 is the centre of the first pixel, so halves occur"
+    stride: int # pixels between two neighbouring cells
+    start: tuple # (y, x): the middle of the receptive field of cell (0, 0)
+    field: tuple # (high, wide): the receptive field of a cell
+    cells: tuple # (h, w): the size of the map
+    size: tuple # (H, W): the size of the image
+    patch: tuple = (1, 1) # (hp, wp): cells that a prototype covers
+    lean: tuple = (0.0, 0.0) # (down, right): how far the weights look beside the middle of their field
 
 def geometry(
     net:nn.Module, # a `Backbone`, or any chain of layers that takes images
@@ -381,7 +391,7 @@ def geometry(
     lean = tuple(net.lean.tolist()) if hasattr(net, "lean") else (0.0, 0.0)
     return Geometry(down[0], (down[1], across[1]), (down[2], across[2]), found[-1].cells, tuple(size), lean=lean)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-078
+# %% ../nbs/04_backbone.ipynb #04_backbone-088
 def measure_lean(
     net:nn.Module, # a `Backbone` or a chain of layers, in eval mode
     x:Tensor, # (N,3,H,W) images, scaled for it; 16 or more
@@ -397,10 +407,10 @@ def measure_lean(
     x_ = (weight.sum(1) @ torch.arange(x.shape[-1]).to(weight)).mean().item() - (g.start[1] + g.stride * c)
     return y, x_
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-083
+# %% ../nbs/04_backbone.ipynb #04_backbone-093
 def cell_centre(
     cell:tuple, # (row, column) in the map
-    geometry:Geometry,
+    geometry:Geometry, # of the map and its images
 )->tuple: # (y, x), floats: 0 is the centre of the first pixel
     "Where a cell looks; ValueError for a cell outside the map"
     if not all(0 <= i < n for i, n in zip(cell, geometry.cells)):
@@ -416,25 +426,26 @@ def clipped_box(
     first = [math.ceil(c - s / 2) for c, s in zip(centre, sides)]
     return (*[max(f, 0) for f in first], *[min(f + s, n) for f, s, n in zip(first, sides, size)])
 
+# %% ../nbs/04_backbone.ipynb #04_backbone-095
 def cell_box(
     cell:tuple, # (row, column) in the map
-    geometry:Geometry,
+    geometry:Geometry, # of the map and its images
 )->tuple: # (top, left, bottom, right) in pixels, ends excluded
     "The pixels nearest to this cell: a square of one stride (times the patch) round its centre, clipped to the image"
     return clipped_box(cell_centre(cell, geometry), [geometry.stride * n for n in geometry.patch], geometry.size)
 
 def field_box(
     cell:tuple, # (row, column) in the map
-    geometry:Geometry,
+    geometry:Geometry, # of the map and its images
 )->tuple: # (top, left, bottom, right) in pixels, ends excluded
     "All pixels that can change this cell: its receptive field, clipped to the image"
     return clipped_box(cell_centre(cell, geometry._replace(lean=(0.0, 0.0))), geometry.field, geometry.size)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-085
+# %% ../nbs/04_backbone.ipynb #04_backbone-097
 def pixel_cell(
     y:float, # row of a pixel
     x:float, # column of a pixel
-    geometry:Geometry,
+    geometry:Geometry, # of the map and its images
 )->tuple: # (row, column) in the map
     "The cell that looks nearest to a pixel; ValueError more than a stride outside the image"
     if not all(-geometry.stride <= v < n + geometry.stride for v, n in zip((y, x), geometry.size)):
@@ -443,7 +454,7 @@ def pixel_cell(
     nearest = [math.floor((v - f) / geometry.stride + 0.5) for v, f in zip((y, x), first)]
     return tuple(min(max(i, 0), n - 1) for i, n in zip(nearest, geometry.cells))
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-098
+# %% ../nbs/04_backbone.ipynb #04_backbone-110
 def cubic(
     t:Tensor, # (...) distances, in cells
 )->Tensor: # (...) weights
@@ -464,9 +475,10 @@ def cubic_matrix(
     taps = u.floor()[:, None] + torch.arange(-1, 3)
     return torch.zeros(pixels, cells).scatter_add_(1, taps.clamp(0, cells - 1).long(), cubic(u[:, None] - taps))
 
+# %% ../nbs/04_backbone.ipynb #04_backbone-113
 def upsample(
     map:Tensor, # (...,h,w), one number a cell
-    geometry:Geometry,
+    geometry:Geometry, # of the map and its images
 )->Tensor: # (...,H,W), one number a pixel
     "A map at the size of the image, bicubic, with each cell's value where the cell looks; ValueError when their sizes differ"
     if tuple(map.shape[-2:]) != tuple(geometry.cells):
@@ -476,7 +488,7 @@ def upsample(
                      in zip(geometry.size, geometry.cells, geometry.start, geometry.lean)]
     return rows @ map @ columns.T
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-111
+# %% ../nbs/04_backbone.ipynb #04_backbone-129
 def patched(
     geometry:Geometry, # of single cells
     hp:int, # rows of a prototype
