@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['FORMAT', 'paper_layout', 'own_classes', 'start_weights', 'channels_in', 'channels_out', 'check_pieces', 'ProtoPNet',
            'tiny_backbone', 'get_provenance', 'set_provenance', 'patches_from', 'similarity_called', 'assemble',
-           'protopnet', 'tiny_model', 'Part', 'part', 'AfterTrunk', 'refuse_pickle', 'read_header', 'tensors_of',
-           'mismatches', 'rebuild', 'save', 'read_config', 'load']
+           'protopnet', 'tiny_model', 'SummaryLine', 'summary_line', 'AfterTrunk', 'refuse_pickle', 'read_header',
+           'damage_named', 'tensors_of', 'mismatches', 'rebuild', 'save', 'read_config', 'load']
 
 # %% ../nbs/06_model.ipynb #06_model-002
 import copy
 import json
+from contextlib import contextmanager
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import safetensors.torch
 import torch
 from fastcore.basics import patch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from . import __version__
@@ -52,18 +54,18 @@ def start_weights(
 
 # %% ../nbs/06_model.ipynb #06_model-015
 def channels_in(
-    layers:nn.Module,
+    layers:nn.Module, # layers in a row
     otherwise:int, # the answer for layers that don't care
-)->int:
+)->int: # channels
     "How many channels these layers expect"
     for layer in layers.modules():
         if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)): return layer.in_channels if isinstance(layer, nn.Conv2d) else layer.num_features
     return otherwise
 
 def channels_out(
-    layers:nn.Module,
+    layers:nn.Module, # layers in a row
     otherwise:int, # the answer for layers that don't change them
-)->int:
+)->int: # channels
     "How many channels these layers give"
     convs = [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d)]
     return convs[-1].out_channels if convs else otherwise
@@ -71,8 +73,8 @@ def channels_out(
 # %% ../nbs/06_model.ipynb #06_model-017
 def check_pieces(
     backbone:nn.Module, # has `channels`
-    add_on:nn.Module,
-    prototypes:PrototypeLayer,
+    add_on:nn.Module, # as many channels in
+    prototypes:PrototypeLayer, # as many as the add-on gives
     cls:Tensor, # (P,) class of each prototype
     classes:list, # names, one a class
 ):
@@ -115,8 +117,7 @@ def features(
     x:Tensor, # (N,3,H,W) images, scaled with backbone.stats
 )->Tensor: # z (N,D,h,w), between 0 and 1
     "From images to the latent map"
-    if not x.is_floating_point():
-        raise TypeError(f"images came as {x.dtype}: scale them first, with data.normalise(x, model.backbone.stats)")
+    if not x.is_floating_point(): raise TypeError(f"images came as {x.dtype}: scale them first, with data.normalise(x, model.backbone.stats)")
     return self.add_on(self.backbone(x))
 
 @patch
@@ -130,6 +131,7 @@ def classify(
         s, d, cell = self.prototypes(z)
         return Out(self.last(s), s, d, cell, z)
 
+# %% ../nbs/06_model.ipynb #06_model-024
 @patch
 def forward(
     self:ProtoPNet,
@@ -138,7 +140,7 @@ def forward(
     "classify(features(x))"
     return self.classify(self.features(x))
 
-# %% ../nbs/06_model.ipynb #06_model-025
+# %% ../nbs/06_model.ipynb #06_model-026
 @register("tiny")
 def tiny_backbone(
     pretrained:bool=False, # ignored: there are no pretrained weights
@@ -146,15 +148,15 @@ def tiny_backbone(
     "One convolution, for lessons and tests"
     return Backbone("tiny", nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU()), nn.Sequential(nn.BatchNorm2d(8)), channels=8, stats=IMAGENET)
 
-# %% ../nbs/06_model.ipynb #06_model-034
+# %% ../nbs/06_model.ipynb #06_model-035
 def get_provenance(
-    model:ProtoPNet,
+    model:ProtoPNet, # any
 )->list: # P records, or none
     "The papers of the prototypes, a `Patch` each; empty before projection"
     return model.papers
 
 def set_provenance(
-    model:ProtoPNet,
+    model:ProtoPNet, # any
     patches:list, # P records, or none
 ):
     "Give the prototypes their papers; a ValueError where one is missing"
@@ -164,7 +166,7 @@ def set_provenance(
 
 ProtoPNet.provenance = property(get_provenance, set_provenance)
 
-# %% ../nbs/06_model.ipynb #06_model-037
+# %% ../nbs/06_model.ipynb #06_model-038
 def patches_from(
     records:list, # dicts, as asdict and JSON give them
 )->list: # of `Patch`
@@ -183,7 +185,7 @@ def set_extra_state(self:ProtoPNet,
     "The papers from bytes of JSON: for load_state_dict"
     self.provenance = patches_from(json.loads(bytes(state.tolist())))
 
-# %% ../nbs/06_model.ipynb #06_model-040
+# %% ../nbs/06_model.ipynb #06_model-041
 def similarity_called(
     similarity, # a name in SIMILARITIES, or a function of d
 ): # a function of d
@@ -194,7 +196,7 @@ def similarity_called(
                          "or give the function itself")
     return SIMILARITIES[similarity]
 
-# %% ../nbs/06_model.ipynb #06_model-042
+# %% ../nbs/06_model.ipynb #06_model-043
 def assemble(
     recipe:dict, # backbone, D, similarity, patch, kind: see protopnet
     cls:Tensor, # (P,) class of each prototype
@@ -209,6 +211,7 @@ def assemble(
     model.recipe = recipe
     return model.eval()
 
+# %% ../nbs/06_model.ipynb #06_model-046
 def protopnet(
     backbone:str, # name in BACKBONES: "lite0", "small", "vgg16", or your own
     classes:list, # C names
@@ -223,34 +226,34 @@ def protopnet(
     recipe = dict(backbone=backbone, D=D, similarity=similarity, patch=tuple(patch), kind=kind)
     return assemble(recipe, paper_layout(per_class * len(classes), len(classes)), classes, pretrained)
 
-# %% ../nbs/06_model.ipynb #06_model-045
+# %% ../nbs/06_model.ipynb #06_model-049
 def tiny_model(
     classes:int=3, # how many
 )->ProtoPNet: # 2 prototypes a class, D = 6, stride 4
     "The smallest real ProtoPNet, for lessons and tests"
     return protopnet("tiny", [f"class {c}" for c in range(classes)], per_class=2, D=6)
 
-# %% ../nbs/06_model.ipynb #06_model-048
-class Part(NamedTuple):
+# %% ../nbs/06_model.ipynb #06_model-052
+class SummaryLine(NamedTuple):
     "One line of a model's summary"
     part: str # name of the submodule
     gives: str # what comes out of it
-    parameters: int
+    parameters: int # how many numbers
     learns: str # "yes", "no", "partly", or "nothing to learn"
 
-def part(
+def summary_line(
     name:str, # name of the submodule
-    module:nn.Module,
+    module:nn.Module, # that submodule
     gives:str, # what comes out of it
-)->Part:
+)->SummaryLine:
     "The line for one submodule"
     flags = {p.requires_grad for p in module.parameters()}
     learns = {(): "nothing to learn", (True,): "yes", (False,): "no"}.get(tuple(flags), "partly")
-    return Part(name, gives, sum(p.numel() for p in module.parameters()), learns)
+    return SummaryLine(name, gives, sum(p.numel() for p in module.parameters()), learns)
 
-# %% ../nbs/06_model.ipynb #06_model-050
+# %% ../nbs/06_model.ipynb #06_model-054
 @patch
-def summary(self:ProtoPNet)->list: # of `Part`
+def summary(self:ProtoPNet)->list: # of `SummaryLine`
     "What the model is made of, from the image to the logits"
     net, (P, D, hp, wp), C = self.backbone, self.prototypes.vectors.shape, len(self.classes)
     similarity = self.prototypes.similarity
@@ -258,16 +261,17 @@ def summary(self:ProtoPNet)->list: # of `Part`
     if hasattr(net, "trunk"):
         wide = channels_in(net.adapter, net.channels)
         looks = [("backbone.trunk", net.trunk, f"(N,{wide},h,w)"), ("backbone.adapter", net.adapter, f"(N,{net.channels},h,w)")]
-    return [part(*row) for row in (*looks, ("add_on", self.add_on, f"z (N,{D},h,w)"),
+    return [summary_line(*row) for row in (*looks, ("add_on", self.add_on, f"z (N,{D},h,w)"),
             ("prototypes", self.prototypes, f"s (N,{P}): {P} of {D}x{hp}x{wp}, {getattr(similarity, '__name__', 'own similarity')}"),
             ("last", self.last, f"logits (N,{C})"))]
 
+# %% ../nbs/06_model.ipynb #06_model-056
 @patch
 def title(self:ProtoPNet)->str:
     "One line about the model"
     return f"ProtoPNet: {len(self.cls)} prototypes for {len(self.classes)} classes, {'projected' if self.provenance else 'not projected yet'}"
 
-# %% ../nbs/06_model.ipynb #06_model-053
+# %% ../nbs/06_model.ipynb #06_model-058
 @patch
 def __repr__(self:ProtoPNet):
     lines = [f"  {p.part:17} {p.gives:44} {p.parameters:>11,}  learns: {p.learns}" for p in self.summary()]
@@ -275,11 +279,11 @@ def __repr__(self:ProtoPNet):
 
 @patch
 def _repr_html_(self:ProtoPNet):
-    head = "".join(f"<th>{field}</th>" for field in Part._fields)
+    head = "".join(f"<th>{field}</th>" for field in SummaryLine._fields)
     rows = [f"<tr><td>{p.part}</td><td>{escape(p.gives)}</td><td>{p.parameters:,}</td><td>{p.learns}</td></tr>" for p in self.summary()]
     return f"<p>{self.title()}</p><table><tr>{head}</tr>{''.join(rows)}</table>"
 
-# %% ../nbs/06_model.ipynb #06_model-057
+# %% ../nbs/06_model.ipynb #06_model-062
 class AfterTrunk(nn.Module):
     "What is left of a backbone when its trunk has done its work elsewhere"
     def __init__(self,
@@ -293,6 +297,7 @@ class AfterTrunk(nn.Module):
     def forward(self,
         x:Tensor, # (N,K,h,w) output of the trunk
     )->Tensor: # (N,channels,h,w)
+        "What the adapter makes of it"
         if x.ndim != 4 or x.shape[1] != self.takes:
             raise ValueError(f"this model starts behind the trunk and takes (N,{self.takes},h,w), but {tuple(x.shape)} came: give it model.backbone.trunk(x), "
                              "or give images to the whole model")
@@ -305,9 +310,9 @@ def after_trunk(self:ProtoPNet)->ProtoPNet: # shares every parameter, buffer and
     view._modules = {**self._modules, "backbone": AfterTrunk(self.backbone)}
     return view
 
-# %% ../nbs/06_model.ipynb #06_model-065
+# %% ../nbs/06_model.ipynb #06_model-070
 def refuse_pickle(
-    path:Path,
+    path:Path, # of the file
 ):
     "A ValueError when the file is a pickle, alone or in torch.save's archive; nothing in it is run"
     with open(path, "rb") as file: head = file.read(9)
@@ -316,16 +321,16 @@ def refuse_pickle(
         raise ValueError(f"{path} is a pickle{', in an archive as torch.save writes it' if zipped else ''}: opening it would run the code inside, so it was not opened. "
                          "If you trust its source, load it there with torch, and write it with protolab's save(model, path)")
 
-# %% ../nbs/06_model.ipynb #06_model-068
+# %% ../nbs/06_model.ipynb #06_model-073
 def read_header(
-    path:Path,
+    path:Path, # of the file
 )->dict: # tensor name -> dtype, shape, data_offsets; "__metadata__" -> words
     "The header of a whole safetensors file; a ValueError for any other file"
     refuse_pickle(path)
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        try: header = json.loads(file.read(min(length, size)))
+        try: header = json.loads(file.read(length)) if length < size else None
         except ValueError: header = None
     if not isinstance(header, dict):
         raise ValueError(f"{path} ({size} bytes) is no safetensors file, or only the beginning of one: copy it again, or look where it came from")
@@ -333,7 +338,17 @@ def read_header(
     if size != end: raise ValueError(f"{path} has {size} bytes and its header promises {end}: it was cut short or damaged, copy it again")
     return header
 
-# %% ../nbs/06_model.ipynb #06_model-071
+# %% ../nbs/06_model.ipynb #06_model-076
+@contextmanager
+def damage_named(
+    path:Path, # of the file that the block reads
+): # nothing; an error about what is in the file becomes a ValueError that names it
+    "Say which file it was"
+    try: yield
+    except (KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged, its header does not describe a model of protolab ({error!r}): copy it again") from error
+
+# %% ../nbs/06_model.ipynb #06_model-079
 FORMAT = 1 # of the file; raised when an older protolab could no longer read it
 
 @patch
@@ -347,22 +362,22 @@ def config(self:ProtoPNet)->dict: # JSON
                          "build with protopnet(..., similarity='mine'), and do the first of the two again before you load")
     return dict(format=FORMAT, version=__version__, recipe=self.recipe, classes=self.classes, provenance=[asdict(p) for p in self.provenance])
 
-# %% ../nbs/06_model.ipynb #06_model-075
+# %% ../nbs/06_model.ipynb #06_model-083
 def tensors_of(
-    model:nn.Module,
+    model:nn.Module, # any network
 )->dict: # name -> tensor, on the CPU
     "The tensors of a model's state, without the papers"
     return {name: v.detach().cpu().contiguous() for name, v in model.state_dict().items() if not name.endswith("_extra_state")}
 
 def mismatches(
-    model:nn.Module,
+    model:nn.Module, # any network
     tensors:dict, # name -> tensor
 )->list: # of strings
     "Where the tensors differ in name, shape or kind from those of the model"
     wants, has = ({name: f"{tuple(v.shape)} {v.dtype}".replace("torch.", "") for name, v in d.items()} for d in (tensors_of(model), tensors))
     return [f"{name}: {has.get(name, 'absent')}, expected {wants.get(name, 'absent')}" for name in {**wants, **has} if wants.get(name) != has.get(name)]
 
-# %% ../nbs/06_model.ipynb #06_model-078
+# %% ../nbs/06_model.ipynb #06_model-086
 def rebuild(
     config:dict, # of ProtoPNet.config
     cls:Tensor, # (P,) class of each prototype
@@ -382,7 +397,7 @@ def save(
                          "write its state_dict with safetensors.torch.save_file and keep the code that builds it")
     with atomic_path(path) as tmp: tmp.write_bytes(safetensors.torch.save(tensors, {"protolab": json.dumps(config)}))
 
-# %% ../nbs/06_model.ipynb #06_model-080
+# %% ../nbs/06_model.ipynb #06_model-088
 def read_config(
     path:Path, # a whole safetensors file
 )->dict: # of ProtoPNet.config
@@ -398,16 +413,18 @@ def read_config(
                          f"format {FORMAT}: install the later protolab")
     return config
 
+# %% ../nbs/06_model.ipynb #06_model-090
 def load(
     path:str|Path, # of a file that save wrote
 )->ProtoPNet: # on the CPU, in eval mode, with its papers
     "Read a model; a ValueError that says what is wrong with the file. Nothing in the file is run, nothing is fetched"
-    config = read_config(Path(path))
-    tensors = safetensors.torch.load_file(path)
-    model = rebuild(config, tensors["cls"]) if "cls" in tensors else None
-    if lines := mismatches(model or nn.Identity(), tensors):
+    path = Path(path)
+    with damage_named(path):
+        config, tensors = read_config(path), safetensors.torch.load_file(path)
+        model = rebuild(config, tensors["cls"])
+        model.provenance = patches_from(config["provenance"])
+    if lines := mismatches(model, tensors):
         raise ValueError(f"{path} is the checkpoint of another architecture than its recipe {config['recipe']} builds here; {'; '.join(lines[:5])}"
                          f"{f'; and {len(lines) - 5} more' if len(lines) > 5 else ''}: is its backbone {config['recipe']['backbone']!r} the same as when it was saved?")
-    model.load_state_dict(tensors, strict=False)            # all names were compared just now; the papers come from the config
-    model.provenance = patches_from(config["provenance"])
+    model.load_state_dict(tensors, strict=False)            # every name was compared just now; the papers are no tensor
     return model
