@@ -162,7 +162,8 @@ def _draw_job(job, bar):
 def _next_bird(worker, length, bar):
     data = worker.stdout.read(length)
     if len(data) < length:
-        raise RuntimeError("a process that draws birds stopped early: " + worker.stderr.read().decode(errors="replace").strip()[-500:])
+        said = worker.stderr.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise RuntimeError(f"a process that draws birds stopped early: {said[-1]}")
     bar.update()
     return np.frombuffer(data, np.uint8)
 
@@ -363,7 +364,7 @@ def warn_leaks(
 
 def _some(names, most=5): return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
-# %% ../nbs/02_data.ipynb #02_data-104
+# %% ../nbs/02_data.ipynb #02_data-105
 def to_rgb(
     picture:Image.Image, # as PIL opened it, in any mode
 )->Image.Image: # mode RGB
@@ -379,18 +380,18 @@ def to_rgb(
 
 def _transparent(picture): return picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info
 
-# %% ../nbs/02_data.ipynb #02_data-108
+# %% ../nbs/02_data.ipynb #02_data-109
 def _conversions(picture):
     mode = picture.mode
     kind = ("transparent" if _transparent(picture) else "16-bit" if mode.startswith("I") else "grey" if mode in ("L", "1")
             else None if mode == "RGB" else "palette" if mode == "P" else mode)
     turned = "turned upright" if picture.getexif().get(0x0112, _UPRIGHT) != _UPRIGHT else None
-    animated = "animated" if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO" else None
+    animated = "animated" if getattr(picture, "is_animated", False) and picture.format != "MPO" else None
     return [word for word in (kind, turned, animated) if word]
 
 _UPRIGHT = 1 # EXIF's number for a picture that needs no turning
 
-# %% ../nbs/02_data.ipynb #02_data-110
+# %% ../nbs/02_data.ipynb #02_data-111
 IMAGE_TYPES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
@@ -409,22 +410,12 @@ def read_image(
         upright = ImageOps.exif_transpose(rgb) if "turned upright" in done else rgb
     return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR)), done
 
-# %% ../nbs/02_data.ipynb #02_data-113
-def read_images(
-    files:list, # n paths
-    size:int=96, # pixels a side; the aspect ratio is not kept
-)->Tensor: # (n,3,size,size) uint8
-    "Read pictures in parallel; one error names all that are broken, one warning counts what was converted"
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(tqdm(pool.map(lambda f: _attempt(f, size), files), total=len(files), desc="reading images", delay=1, leave=False))
-    broken = [f"\n  {f}: {r}" for f, r in zip(files, results) if isinstance(r, str)]
-    if broken: raise ValueError(f"{len(broken)} of {len(files)} images can't be read; repair or remove them:" + "".join(broken[:50])
-                                + ("\n  ..." if len(broken) > 50 else ""))
-    _report(files, [done for _, done in results])
-    return torch.from_numpy(np.stack([pixels for pixels, _ in results])).permute(0, 3, 1, 2).contiguous()
-
-def _attempt(path, size):
-    try: return read_image(path, size)
+# %% ../nbs/02_data.ipynb #02_data-114
+def _attempt(path, room):
+    try:
+        pixels, done = read_image(path, room.shape[-1])
+        room[:] = pixels.transpose(2, 0, 1)
+        return done
     except UnidentifiedImageError: return "this is no image, or its beginning is broken"
     except Exception as error: return f"{error}" or type(error).__name__   # decoders raise almost anything on broken bytes
 
@@ -435,7 +426,22 @@ def _report(files, done):
     moving = [str(f) for f, words in zip(files, done) if "animated" in words]
     if moving: warnings.warn(f"only the first picture is used of the animated files ({len(moving)}): {_some(moving)}", stacklevel=4)
 
-# %% ../nbs/02_data.ipynb #02_data-117
+# %% ../nbs/02_data.ipynb #02_data-115
+def read_images(
+    files:list, # n paths
+    size:int=96, # pixels a side; the aspect ratio is not kept
+)->Tensor: # (n,3,size,size) uint8
+    "Read pictures in parallel; one error names all that are broken, one warning counts what was converted"
+    x = np.empty((len(files), 3, size, size), np.uint8)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(tqdm(pool.map(_attempt, files, x), total=len(files), desc="reading images", delay=1, leave=False))
+    broken = [f"\n  {f}: {r}" for f, r in zip(files, results) if isinstance(r, str)]
+    if broken: raise ValueError(f"{len(broken)} of {len(files)} images can't be read; repair or remove them:" + "".join(broken[:50])
+                                + ("\n  ..." if len(broken) > 50 else ""))
+    _report(files, results)
+    return torch.from_numpy(x)
+
+# %% ../nbs/02_data.ipynb #02_data-119
 def _visible(folder): return sorted((f for f in folder.rglob("*") if f.is_file() and not any(p.startswith(".") for p in f.relative_to(folder).parts)), key=Path.as_posix)
 def _pictures(folder): return [f for f in _visible(folder) if f.suffix.lower() in IMAGE_TYPES]
 
@@ -446,7 +452,7 @@ def _check_classes(folder, found):
     if empty: raise ValueError(f"no image in {', '.join(empty)} (in {folder}): add images, or remove the folder")
     if len(found) < 2: raise ValueError(f"only one class, {list(found)[0]}, in {folder}: a classifier needs two or more; {layout}")
 
-# %% ../nbs/02_data.ipynb #02_data-118
+# %% ../nbs/02_data.ipynb #02_data-120
 class Listing(NamedTuple):
     "What was found in a folder of classes"
     files: list # n paths
@@ -467,7 +473,7 @@ def list_images(
     files = [f for some in found.values() for f in some]
     return Listing(files, [c for c, some in enumerate(found.values()) for _ in some], list(found))
 
-# %% ../nbs/02_data.ipynb #02_data-123
+# %% ../nbs/02_data.ipynb #02_data-125
 _ROLES = dict(train="train", valid="valid", val="valid", validation="valid", test="test")
 
 def _roles(root):
@@ -487,7 +493,7 @@ def _read_listings(root, listings, size):
     places = torch.arange(len(files)).split([len(listing.files) for listing in listings.values()])
     return {role: images.subset(place) for role, place in zip(listings, places)}
 
-# %% ../nbs/02_data.ipynb #02_data-125
+# %% ../nbs/02_data.ipynb #02_data-127
 def folder_splits(
     path:str|Path, # one subfolder a class, or train/ valid/ test/ with the classes inside
     size:int=96, # pixels a side; the aspect ratio is not kept
@@ -508,7 +514,7 @@ def folder_splits(
     warn_leaks(splits)
     return splits
 
-# %% ../nbs/02_data.ipynb #02_data-133
+# %% ../nbs/02_data.ipynb #02_data-135
 def from_dataset(
     dataset:Dataset, # gives pairs (PIL image, label)
     classes:list, # C names; torchvision's sets have them as dataset.classes
@@ -523,7 +529,7 @@ def from_dataset(
         labels.append(int(label))
     return Images(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels), classes, [str(i) for i in range(len(labels))])
 
-# %% ../nbs/02_data.ipynb #02_data-137
+# %% ../nbs/02_data.ipynb #02_data-139
 def read_idx(
     path:str|Path, # an idx file of bytes; may end in .gz
 )->np.ndarray: # uint8
@@ -539,9 +545,10 @@ def read_idx(
     if len(values) != shape.prod(): raise ValueError(f"{path} is cut short: {len(values)} values of {shape.prod()}; get it again")
     return values.reshape(shape)
 
-# %% ../nbs/02_data.ipynb #02_data-141
+# %% ../nbs/02_data.ipynb #02_data-143
 FASHION = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
-_ROOMS = ("data", "../data", "~/data", "~/.cache/protolab", "/usr/share/datasets")
+_ROOMS = ("data", ".data", "../data", "../.data", "~/data", "~/.cache/protolab", "/usr/share/datasets")
+_INSIDE = ("fashion-mnist", "FashionMNIST/raw", "raw")
 _IDX = {(kind, what): f"{kind}-{what}" for kind in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")}
 
 def find_fashion(
@@ -549,18 +556,20 @@ def find_fashion(
 )->dict: # (kind, what) -> file, such as ("train", "images-idx3-ubyte")
     "The four files of Fashion-MNIST"
     rooms = [Path(path)] if path else [Path(room).expanduser() for room in _ROOMS]
-    places = [room/name for room in rooms for name in (".", "fashion-mnist", "FashionMNIST/raw", "raw")]
-    for place in places:
+    for place in [room/name for room in rooms for name in (".", *_INSIDE)]:
         files = {key: next((f for f in (place/name, place/f"{name}.gz") if f.is_file()), None) for key, name in _IDX.items()}
         if all(files.values()): return files
     raise FileNotFoundError(f"Fashion-MNIST's four files ({', '.join(_IDX.values())}, each alone or with .gz) are in none of "
-                            f"{', '.join(map(str, places))}: get them with `make data`, or give the folder that holds them")
+                            f"{', '.join(map(str, rooms))}, nor there in {', '.join(_INSIDE)}: get them with `make data`, or give the folder that holds them")
 
-# %% ../nbs/02_data.ipynb #02_data-144
+# %% ../nbs/02_data.ipynb #02_data-146
 def _fashion(files, kind, sizes, size, seed):
-    x, y = (torch.tensor(read_idx(files[kind, what])) for what in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+    y = torch.tensor(read_idx(files[kind, "labels-idx1-ubyte"]))
     fewest = y.bincount(minlength=len(FASHION)).min().item()
     if sum(sizes) > fewest: raise ValueError(f"{sum(sizes)} images a class were asked for, {files[kind, 'images-idx3-ubyte']} has {fewest}: take a smaller per_class")
+    x = torch.tensor(read_idx(files[kind, "images-idx3-ubyte"]))
+    if x.shape[1:] != (28, 28) or len(x) != len(y):
+        raise ValueError(f"{files[kind, 'images-idx3-ubyte']} holds {tuple(x.shape)} for {len(y)} labels, expected ({len(y)}, 28, 28): get both files again")
     generator = torch.Generator().manual_seed(seed)
     hands = [(y == c).nonzero().flatten()[torch.randperm(int((y == c).sum()), generator=generator)[:sum(sizes)]].split(sizes) for c in range(len(FASHION))]
     return [Images(_enlarged(x[i], size), y[i], FASHION, [f"{kind} {k}" for k in i.tolist()]) for i in map(torch.cat, zip(*hands))]
@@ -569,7 +578,7 @@ def _enlarged(x, size):
     large = nn.functional.interpolate(x[:, None].float(), (size, size), mode="bilinear", antialias=True)
     return large.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
 
-# %% ../nbs/02_data.ipynb #02_data-146
+# %% ../nbs/02_data.ipynb #02_data-148
 def fashion_splits(
     path:str|Path|None=None, # a folder with the four files; None: the usual places
     per_class:int=200, # training images of each class; a quarter as many for valid, half as many for test

@@ -326,6 +326,11 @@ def test_fashion_incomplete(fashion):
 def test_fashion_too_many(fashion): refused(lambda: data.fashion_splits(fashion, per_class=10), "has 10", "smaller per_class")
 
 
+def test_fashion_files_that_do_not_belong_together(fashion):
+    (fashion/"train-images-idx3-ubyte").write_bytes(idx(np.zeros((99, 28, 28), np.uint8)))
+    with pytest.raises(ValueError, match="get both files again"): data.fashion_splits(fashion, per_class=8)
+
+
 @pytest.mark.parametrize("content", [b"", b"\0\0\x08", b"PK\3\4", idx(np.zeros((3, 2), np.uint8))[:-1], bytes([0, 0, 8, 3, 0])])
 def test_idx_broken(tmp_path, content):
     for name, stored in (("a", content), ("a.gz", gzip.compress(content)), ("b.gz", gzip.compress(content)[:-9]), ("c.gz", b"no gzip")):
