@@ -31,7 +31,7 @@ def cross_entropy(
 )->Tensor: # () mean over images
     "Minus the log of the probability that softmax gives the true class"
     check_labels(y, logits.shape[1])
-    return (logits.logsumexp(1) - logits.gather(1, y[:, None])[:, 0]).mean()
+    return (logits.logsumexp(1) - logits.gather(1, y[:, None].long())[:, 0]).mean()
 
 # %% ../nbs/07_loss.ipynb #07_loss-013
 def own_mask(
