@@ -315,7 +315,8 @@ def _once(f, batches):
     modes = {m: m.training for m in f.modules()} if isinstance(f, nn.Module) else {}
     device = next((p.device for p in f.parameters()), "cpu") if modes else "cpu"
     for m in modes: m.training = False
-    try: return torch.cat([f(x.to(device)).cpu() for x, _ in batches])
+    parts = (part for x, _ in batches for part in x.to(device, memory_format=torch.channels_last).split(16))   # small parts stay in the cache of a CPU
+    try: return torch.cat([f(part).cpu() for part in parts]).contiguous()
     finally:
         for m, mode in modes.items(): m.training = mode
 
