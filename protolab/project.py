@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils.data import RandomSampler
 from tqdm.auto import tqdm
@@ -83,25 +84,27 @@ class OwnSearch:
         self.image, self.cell = torch.full((2, P, k), -1, device=vectors.device)
         self.patch = self.vectors.new_zeros(P, k, self.vectors[0].numel())
 
-    def add(self,
-        z:Tensor, # (B,D,h,w) latent maps of the next images
-        y:Tensor, # (B,) their classes
-    ):
-        "Look at the next images; returns the search itself"
-        check_patch(z, self.vectors)
-        if self.size not in (None, z.shape[2:]):
-            raise ValueError(f"a map of {tuple(z.shape[2:])} cells came after maps of {tuple(self.size)}: bring all images to one size")
-        self.size = z.shape[2:]
-        X, k = patch_columns(as_float(z), *self.vectors.shape[2:]), self.d.shape[1]
-        image, j, cell, d = candidates(X, self.vectors.flatten(1), self.table[y], self.d[:, -1], k)
-        old = torch.arange(len(self.d), device=d.device).repeat_interleave(k)
-        keep = first_k(torch.cat([self.d.flatten(), d]), torch.cat([old, j]), k)
-        news = dict(d=d, image=image + self.seen, cell=cell, patch=X[image, :, cell])
-        for name, new in news.items(): setattr(self, name, torch.cat([getattr(self, name).flatten(0, 1), new])[keep])
-        self.seen += len(y)
-        return self
+# %% ../nbs/10_project.ipynb #10_project-029
+@patch
+def add(self:OwnSearch,
+    z:Tensor, # (B,D,h,w) latent maps of the next images
+    y:Tensor, # (B,) their classes
+):
+    "Look at the next images; returns the search itself"
+    check_patch(z, self.vectors)
+    if self.size not in (None, z.shape[2:]):
+        raise ValueError(f"a map of {tuple(z.shape[2:])} cells came after maps of {tuple(self.size)}: bring all images to one size")
+    self.size = z.shape[2:]
+    X, k = patch_columns(as_float(z), *self.vectors.shape[2:]), self.d.shape[1]
+    image, j, cell, d = candidates(X, self.vectors.flatten(1), self.table[y], self.d[:, -1], k)
+    old = torch.arange(len(self.d), device=d.device).repeat_interleave(k)
+    keep = first_k(torch.cat([self.d.flatten(), d]), torch.cat([old, j]), k)
+    news = dict(d=d, image=image + self.seen, cell=cell, patch=X[image, :, cell])
+    for name, new in news.items(): setattr(self, name, torch.cat([getattr(self, name).flatten(0, 1), new])[keep])
+    self.seen += len(y)
+    return self
 
-# %% ../nbs/10_project.ipynb #10_project-031
+# %% ../nbs/10_project.ipynb #10_project-032
 def nearest_own(
     z:Tensor, # (N,D,h,w) latent maps
     y:Tensor, # (N,) their classes
@@ -112,7 +115,7 @@ def nearest_own(
     found = OwnSearch(vectors, cls, 1 + int(max(y.max(), cls.max()))).add(z, y)
     return found.d[:, 0], found.image[:, 0], found.cell[:, 0]
 
-# %% ../nbs/10_project.ipynb #10_project-040
+# %% ../nbs/10_project.ipynb #10_project-041
 @contextmanager
 def evaluating(
     model:nn.Module, # any network
@@ -125,7 +128,7 @@ def evaluating(
     finally:
         for m in training: m.training = True
 
-# %% ../nbs/10_project.ipynb #10_project-043
+# %% ../nbs/10_project.ipynb #10_project-044
 def in_order(
     loader, # re-iterable of (x, y) batches
 ):
@@ -135,7 +138,7 @@ def in_order(
     if getattr(loader, "augment", None) is not None:
         raise ValueError("this loader augments its images, so that a patch of them is in no training image: pass one with augment=None")
 
-# %% ../nbs/10_project.ipynb #10_project-047
+# %% ../nbs/10_project.ipynb #10_project-048
 def stream(
     model, # a ProtoPNet, in eval mode
     loader, # re-iterable of (x (B,3,H,W), y (B,)) batches, not shuffled
@@ -153,7 +156,7 @@ def stream(
         yield z, y
         seen += len(y)
 
-# %% ../nbs/10_project.ipynb #10_project-051
+# %% ../nbs/10_project.ipynb #10_project-052
 def own_patches(
     model, # a ProtoPNet
     loader, # re-iterable of (x (B,3,H,W), y (B,)) batches, not shuffled, not augmented
@@ -168,7 +171,7 @@ def own_patches(
                               "add images of each, or build the model without it")
     return found
 
-# %% ../nbs/10_project.ipynb #10_project-055
+# %% ../nbs/10_project.ipynb #10_project-056
 def without_replacement(
     d:Tensor, # (P,k) distances of each prototype's candidates, nearest first
     place:list, # P lists of k hashable places, one for each candidate
@@ -182,7 +185,7 @@ def without_replacement(
             taken.add(place[j][rank])
     return pick
 
-# %% ../nbs/10_project.ipynb #10_project-059
+# %% ../nbs/10_project.ipynb #10_project-060
 def choose(
     found:OwnSearch, # the nearest patches of each prototype
     cls:Tensor, # (P,) class of each prototype
@@ -197,7 +200,7 @@ def choose(
                                "add images, or project with distinct=False")
     return pick.to(cls.device)
 
-# %% ../nbs/10_project.ipynb #10_project-062
+# %% ../nbs/10_project.ipynb #10_project-063
 def papers(
     found:OwnSearch, # the nearest patches of each prototype
     pick:Tensor, # (P,) which of them each takes
@@ -215,7 +218,7 @@ def papers(
     return [Patch(prototype=j, image=i, name=names[i] if names else f"image {i}", label=label, cell=place, box=cell_box(place, valid), distance=far)
             for j, (i, label, place, far) in enumerate(zip(image, model.cls.tolist(), places, d))]
 
-# %% ../nbs/10_project.ipynb #10_project-066
+# %% ../nbs/10_project.ipynb #10_project-067
 def project_(
     model, # a ProtoPNet; its prototypes and its provenance are written
     loader, # re-iterable of (x (B,3,H,W), y (B,)) batches, not shuffled, not augmented
@@ -232,7 +235,7 @@ def project_(
     model.provenance = patches
     return patches
 
-# %% ../nbs/10_project.ipynb #10_project-071
+# %% ../nbs/10_project.ipynb #10_project-072
 def same_patch(
     vector:Tensor, # (D,hp,wp) a prototype
     z:Tensor, # (D,h,w) latent map of the image in its papers
@@ -250,7 +253,7 @@ def same_patch(
                          "something below the prototypes changed after projection: project again, and keep frozen parts in eval mode")
     return off
 
-# %% ../nbs/10_project.ipynb #10_project-072
+# %% ../nbs/10_project.ipynb #10_project-073
 def check_projection(
     model, # a ProtoPNet after `project_`
     loader, # the images it was projected on; with the same batches the proof is bit for bit
@@ -268,7 +271,7 @@ def check_projection(
     if left: raise ValueError(f"prototype {min(left)} comes from image {left[min(left)].image}, and only {first} came by: pass the images it was projected on")
     return worst
 
-# %% ../nbs/10_project.ipynb #10_project-087
+# %% ../nbs/10_project.ipynb #10_project-088
 def duplicates(
     patches:list, # `Patch` records
 )->list: # groups of two or more prototype numbers that took the same patch
@@ -277,7 +280,7 @@ def duplicates(
     for p in patches: groups.setdefault((p.image, p.cell), []).append(p.prototype)
     return [g for g in groups.values() if len(g) > 1]
 
-# %% ../nbs/10_project.ipynb #10_project-093
+# %% ../nbs/10_project.ipynb #10_project-094
 class Nearest(NamedTuple):
     "The k nearest images of each prototype, nearest first, each with its best patch"
     d: Tensor # (P,k) squared distance
@@ -285,7 +288,7 @@ class Nearest(NamedTuple):
     cell: Tensor # (P,k) place of the best patch, in row order over the map of distances
     label: Tensor # (P,k) class of the image
 
-# %% ../nbs/10_project.ipynb #10_project-094
+# %% ../nbs/10_project.ipynb #10_project-095
 def merge(
     best:Nearest, # (P,k) the nearest so far
     d:Tensor, # (B,P) distances in the next images
@@ -299,7 +302,7 @@ def merge(
     order = both[0].sort(dim=1, stable=True).indices[:, :best.d.shape[1]]
     return Nearest(*(t.gather(1, order) for t in both))
 
-# %% ../nbs/10_project.ipynb #10_project-098
+# %% ../nbs/10_project.ipynb #10_project-099
 def nearest(
     model, # a ProtoPNet
     loader, # re-iterable of (x (B,3,H,W), y (B,)) batches, not shuffled
@@ -321,7 +324,7 @@ def nearest(
     if few: raise ValueError(f"{k} nearest images were asked for, and only {int(best.d[few[0]].isfinite().sum())} came by for prototype {few[0]}: ask for fewer")
     return best
 
-# %% ../nbs/10_project.ipynb #10_project-103
+# %% ../nbs/10_project.ipynb #10_project-104
 class Projection:
     "A stage of `fit`: project once on `dls.project`, prove it, yield one row"
     name = "project"
