@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LITE0_BLOCKS', 'WEIGHTS', 'WINDOWED', 'BACKBONES', 'LITE', 'same_padding', 'SameConv2d', 'conv_norm', 'LiteBlock',
            'Lite0', 'read_weights', 'load_weights', 'pair', 'total_stride', 'check_images', 'Backbone', 'register',
-           'backbone', 'kaiming_', 'lite0_backbone', 'small_backbone', 'fetch_checkpoint', 'vgg16_weights',
-           'vgg16_backbone', 'pointwise', 'add_on', 'Window', 'window', 'check_chain', 'windows', 'walk', 'Geometry',
-           'geometry', 'measure_lean', 'cell_centre', 'clipped_box', 'cell_box', 'field_box', 'pixel_cell', 'cubic',
-           'cubic_matrix', 'upsample', 'patched']
+           'backbone', 'kaiming_', 'standardise', 'lite0_backbone', 'small_backbone', 'fetch_checkpoint',
+           'vgg16_weights', 'vgg16_backbone', 'pointwise', 'add_on', 'Window', 'window', 'check_chain', 'windows',
+           'walk', 'Geometry', 'geometry', 'measure_lean', 'cell_centre', 'clipped_box', 'cell_box', 'field_box',
+           'pixel_cell', 'cubic', 'cubic_matrix', 'upsample', 'patched']
 
 # %% ../nbs/04_backbone.ipynb #04_backbone-002
 import math
@@ -179,7 +179,7 @@ class Backbone(nn.Module):
         self.name, self.channels, self.stats = name, channels, stats
         self.trunk, self.adapter = trunk, adapter
         self.stride = total_stride(self)
-        self.register_buffer("lean", torch.tensor(lean)) # a property of the weights, so it is saved with them
+        self.register_buffer("lean", torch.tensor(lean, dtype=torch.float)) # a property of the weights, so it is saved with them
 
     def forward(self,
         x:Tensor, # (N,3,H,W) images, scaled by `stats`
@@ -225,7 +225,18 @@ def kaiming_(
 # %% ../nbs/04_backbone.ipynb #04_backbone-041
 LITE = Stats((127 / 255,) * 3, (128 / 255,) * 3) # the scale that EfficientNet-Lite was trained with
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-043
+# %% ../nbs/04_backbone.ipynb #04_backbone-044
+def standardise(
+    trunk:Lite0, # cut after a block that adds its input
+)->nn.BatchNorm2d: # of the trunk's channels, without weights of its own
+    "Bring each channel to mean 0 and deviation 1; it starts at ImageNet's statistics, which the trunk's last two normalisations know"
+    norms = [block.body[-1] for block in trunk.blocks[-2:]]
+    layer = nn.BatchNorm2d(trunk.channels, affine=False)
+    layer.running_mean.copy_(sum(norm.bias.detach() for norm in norms))
+    layer.running_var.copy_(sum(norm.weight.detach() ** 2 for norm in norms))
+    return layer
+
+# %% ../nbs/04_backbone.ipynb #04_backbone-047
 @register("lite0")
 def lite0_backbone(
     pretrained:bool=True, # the ImageNet weights that are shipped in the package
@@ -233,10 +244,10 @@ def lite0_backbone(
     "EfficientNet-Lite0 cut after 5 blocks, its channels standardised, then a learned 1x1 to 96 channels"
     trunk = Lite0(5)
     if pretrained: load_weights(trunk, WEIGHTS / "lite0_5.safetensors")
-    adapter = nn.Sequential(nn.BatchNorm2d(40, affine=False), nn.Conv2d(40, 96, 1, bias=False), nn.BatchNorm2d(96), nn.ReLU())
+    adapter = nn.Sequential(standardise(trunk), nn.Conv2d(40, 96, 1, bias=False), nn.BatchNorm2d(96), nn.ReLU())
     return Backbone("lite0", trunk, kaiming_(adapter), channels=96, stats=LITE, lean=(-3.5, -3.5) if pretrained else (0.0, 0.0))
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-046
+# %% ../nbs/04_backbone.ipynb #04_backbone-050
 @register("small")
 def small_backbone(
     pretrained:bool=False, # makes no difference: there are no pretrained weights, it always starts from chance
@@ -247,7 +258,7 @@ def small_backbone(
     trunk = kaiming_(nn.Sequential(*[layer for row in layers for layer in row]))
     return Backbone("small", trunk, nn.Identity(), channels=96, stats=IMAGENET)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-049
+# %% ../nbs/04_backbone.ipynb #04_backbone-053
 def fetch_checkpoint(
     url:str, # address of a PyTorch checkpoint
 )->dict: # tensors by name
@@ -256,7 +267,7 @@ def fetch_checkpoint(
         urlopen(Request(url, method="HEAD"), timeout=5).close()
     return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-051
+# %% ../nbs/04_backbone.ipynb #04_backbone-055
 def vgg16_weights(
     url:str, # of torchvision's VGG-16
 )->dict|None: # the tensors of its convolutions, or None with a warning
@@ -268,7 +279,7 @@ def vgg16_weights(
         return None
     return {name.removeprefix("features."): t for name, t in tensors.items() if name.startswith("features.")}
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-053
+# %% ../nbs/04_backbone.ipynb #04_backbone-057
 @register("vgg16")
 def vgg16_backbone(
     pretrained:bool=True, # torchvision's ImageNet weights, fetched once (about 0.5 GB); random with a warning when they can't be had
@@ -281,7 +292,7 @@ def vgg16_backbone(
     if weights: trunk.load_state_dict(weights)
     return Backbone("vgg16", trunk, nn.Identity(), channels=512, stats=IMAGENET)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-056
+# %% ../nbs/04_backbone.ipynb #04_backbone-060
 def pointwise(
     widths:list, # channels before the first and after each 1x1 convolution
 )->nn.Sequential: # a ReLU between two convolutions, a Sigmoid at the end
@@ -304,7 +315,7 @@ def add_on(
     while len(widths) == 1 or widths[-1] > D: widths += [max(D, widths[-1] // 2)] * 2
     return pointwise(widths)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-061
+# %% ../nbs/04_backbone.ipynb #04_backbone-065
 class Window(NamedTuple):
     "What one layer looks through, each number down and across"
     kernel: tuple # in cells of its input
@@ -326,7 +337,7 @@ def window(
     else: before = pair(0 if layer.padding == "valid" else layer.padding)
     return Window(kernel, stride, before, tuple(size), tuple(cells))
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-063
+# %% ../nbs/04_backbone.ipynb #04_backbone-067
 def check_chain(
     found:list, # of `Window`
     size:tuple, # (H, W) of the images
@@ -339,7 +350,7 @@ def check_chain(
             raise ValueError(f"step {i} takes a map of {b[0]}x{b[1]}, but the one before it gave {a[0]}x{a[1]}: the layers are no chain "
                              "(a shortcut that steps, or pooling that is no module), so their geometry can't be walked")
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-065
+# %% ../nbs/04_backbone.ipynb #04_backbone-069
 def windows(
     net:nn.Module, # takes images
     size:tuple, # (H, W) of the images
@@ -355,7 +366,7 @@ def windows(
     check_chain(found, size, out.shape[-2:])
     return found
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-070
+# %% ../nbs/04_backbone.ipynb #04_backbone-074
 def walk(
     found:list, # of `Window`
     axis:int, # 0 down, 1 across
@@ -368,7 +379,7 @@ def walk(
         step *= w.stride[axis]
     return step, start, field
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-073
+# %% ../nbs/04_backbone.ipynb #04_backbone-077
 class Geometry(NamedTuple):
     "Where the cells of a latent map look, in pixels of the image; 0 is the centre of the first pixel, so halves occur"
     stride: int # pixels between two neighbouring cells
@@ -391,7 +402,7 @@ def geometry(
     lean = tuple(net.lean.tolist()) if hasattr(net, "lean") else (0.0, 0.0)
     return Geometry(down[0], (down[1], across[1]), (down[2], across[2]), found[-1].cells, tuple(size), lean=lean)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-088
+# %% ../nbs/04_backbone.ipynb #04_backbone-092
 def measure_lean(
     net:nn.Module, # a `Backbone` or a chain of layers, in eval mode
     x:Tensor, # (N,3,H,W) images, scaled for it; 16 or more
@@ -407,7 +418,7 @@ def measure_lean(
     x_ = (weight.sum(1) @ torch.arange(x.shape[-1]).to(weight)).mean().item() - (g.start[1] + g.stride * c)
     return y, x_
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-093
+# %% ../nbs/04_backbone.ipynb #04_backbone-097
 def cell_centre(
     cell:tuple, # (row, column) in the map
     geometry:Geometry, # of the map and its images
@@ -426,7 +437,7 @@ def clipped_box(
     first = [math.ceil(c - s / 2) for c, s in zip(centre, sides)]
     return (*[max(f, 0) for f in first], *[min(f + s, n) for f, s, n in zip(first, sides, size)])
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-095
+# %% ../nbs/04_backbone.ipynb #04_backbone-099
 def cell_box(
     cell:tuple, # (row, column) in the map
     geometry:Geometry, # of the map and its images
@@ -441,7 +452,7 @@ def field_box(
     "All pixels that can change this cell: its receptive field, clipped to the image"
     return clipped_box(cell_centre(cell, geometry._replace(lean=(0.0, 0.0))), geometry.field, geometry.size)
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-097
+# %% ../nbs/04_backbone.ipynb #04_backbone-101
 def pixel_cell(
     y:float, # row of a pixel
     x:float, # column of a pixel
@@ -454,7 +465,7 @@ def pixel_cell(
     nearest = [math.floor((v - f) / geometry.stride + 0.5) for v, f in zip((y, x), first)]
     return tuple(min(max(i, 0), n - 1) for i, n in zip(nearest, geometry.cells))
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-110
+# %% ../nbs/04_backbone.ipynb #04_backbone-114
 def cubic(
     t:Tensor, # (...) distances, in cells
 )->Tensor: # (...) weights
@@ -475,7 +486,7 @@ def cubic_matrix(
     taps = u.floor()[:, None] + torch.arange(-1, 3)
     return torch.zeros(pixels, cells).scatter_add_(1, taps.clamp(0, cells - 1).long(), cubic(u[:, None] - taps))
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-113
+# %% ../nbs/04_backbone.ipynb #04_backbone-117
 def upsample(
     map:Tensor, # (...,h,w), one number a cell
     geometry:Geometry, # of the map and its images
@@ -488,7 +499,7 @@ def upsample(
                      in zip(geometry.size, geometry.cells, geometry.start, geometry.lean)]
     return rows @ map @ columns.T
 
-# %% ../nbs/04_backbone.ipynb #04_backbone-129
+# %% ../nbs/04_backbone.ipynb #04_backbone-133
 def patched(
     geometry:Geometry, # of single cells
     hp:int, # rows of a prototype

@@ -231,6 +231,15 @@ def test_shipped_weights():
     assert (WEIGHTS / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
+@torch.no_grad()
+def test_lite0_is_standardised_before_it_is_trained(nets):
+    "A fresh adapter in eval mode gets channels of mean about 0 and deviation about 1, so the add-on's sigmoid does not saturate"
+    z = nets["lite0"].adapter[0](nets["lite0"].trunk(birds(96)))
+    assert z.mean((0, 2, 3)).abs().mean() < 0.5 and 0.5 < z.std((0, 2, 3)).min() and z.std((0, 2, 3)).max() < 2
+    latent = add_on(96, 64)(nets["lite0"](birds(96)))
+    assert ((latent < 1e-3) | (latent > 1 - 1e-3)).float().mean() < 0.01
+
+
 def test_same_seed_same_network():
     for name in ("lite0", "small"):
         a, b = [(seed_everything(s), backbone(name).state_dict())[1] for s in (3, 3)]
