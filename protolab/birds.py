@@ -430,13 +430,14 @@ PLANTS = {
                                              Stroke(disc((0, 0), .3), "a", (250,220,90), .97)])}
 
 # %% ../nbs/01_birds.ipynb #01_birds-094
-BIRD_DISCS = np.array([(0,.1,.5), (.3,-.45,.45), (.75,-.4,.25), (-.4,.25,.3), (-.8,.35,.3), (.1,.5,.15)])  # x, y, radius: any bird is inside
+BIRD_DISCS = np.array([(0,.1,.54), (.32,-.43,.31), (.12,-.7,.31), (.72,-.42,.36), (.85,-.2,.23), (-.48,.18,.31), (-.85,.25,.31),
+                       (-.76,.5,.28), (.1,.52,.25)])  # x, y, radius: whatever it wears and however it sits, the bird is inside
 
 def _off_the_bird(rng, pen, radius):
-    "The first of 30 random places that is clear of every bird in this pose, or the clearest of them"
-    bird, places = pen.frames["bird"], rng.uniform(radius, pen.size - radius, (30, 2))
+    "The first of 200 random places that is clear of every bird in this pose, or the clearest of them"
+    bird, places = pen.frames["bird"], rng.uniform(radius, pen.size - radius, (200, 2))
     away = np.linalg.norm(places[:, None] - move(bird, BIRD_DISCS[:, :2]), axis=2)
-    room = (away - BIRD_DISCS[:, 2]*abs(np.linalg.det(bird[:2, :2]))**.5).min(1) - radius
+    room = (away - BIRD_DISCS[:, 2]*abs(np.linalg.det(bird[:2, :2]))**.5).min(1) - radius - 1
     return places[np.argmax(room > 0) if (room > 0).any() else np.argmax(room)]
 
 def _site(pen, rng, place, radius):
@@ -604,9 +605,9 @@ def _check_plant(plant):
     if plant is None: return None
     if not isinstance(plant, Plant): raise ValueError(f"plant is {plant!r}: give Plant(kind, size, place)")
     _check_names("plant's kind", (plant.kind,), tuple(PLANTS))
-    if not 0 < plant.size <= 1: raise ValueError(f"plant's size is {plant.size}: give a share of the image's side, above 0 and at most 1")
+    if not isinstance(plant.size, (int, float)) or not 0 < plant.size <= 1: raise ValueError(f"plant's size is {plant.size!r}: give a share of the image's side, above 0 and at most 1")
     if isinstance(plant.place, str): _check_names("plant's place", (plant.place,), ("corner", "perch", "anywhere"))
-    elif np.shape(plant.place) != (2,): raise ValueError(f"plant's place is {plant.place!r}: give corner, perch, anywhere, or (y,x) as shares of the side")
+    elif np.shape(plant.place) != (2,) or not all(0 <= share <= 1 for share in plant.place): raise ValueError(f"plant's place is {plant.place!r}: give corner, perch, anywhere, or (y,x) as shares of the side")
     return plant
 
 # %% ../nbs/01_birds.ipynb #01_birds-133
