@@ -197,28 +197,28 @@ def prototype_gradient(
     X:Tensor, # (N,L,K) patches
     p:Tensor, # (P,K) prototypes
     cell:Tensor, # (N,P) winning patch of each image
-    g:Tensor, # (N,P) gradient of the distances
+    g:Tensor, # (N,P) twice the gradient of the distances
 )->Tensor: # (P,K)
-    "Sum over images of 2 g (p - winner)"
+    "Sum over images of g (p - winner)"
     row = winning_rows(cell, X.shape[1])
     winners = F.embedding_bag(row.T.contiguous(), X.flatten(0, 1), mode="sum", per_sample_weights=g.T.contiguous())
-    return 2 * (p * g.sum(0)[:, None] - winners)
+    return p * g.sum(0)[:, None] - winners
 
 # %% ../nbs/05_prototypes.ipynb #05_prototypes-074
 def patch_gradient(
     X:Tensor, # (N,L,K) patches
     p:Tensor, # (P,K) prototypes
     cell:Tensor, # (N,P) winning patch of each image
-    g:Tensor, # (N,P) gradient of the distances
+    g:Tensor, # (N,P) twice the gradient of the distances
 )->Tensor: # (N,L,K)
-    "For each patch, sum over the prototypes that it won of 2 g (patch - p)"
+    "For each patch, sum over the prototypes that it won of g (patch - p)"
     N, L, _ = X.shape
     small = torch.int16 if N * L < 2**15 else torch.int64   # short numbers sort faster
     owner, order = winning_rows(cell, L).flatten().to(small).sort()
     count = torch.bincount(owner, minlength=N * L)
     won = F.embedding_bag(order % len(p), p, count.cumsum(0) - count, mode="sum", per_sample_weights=g.flatten()[order])
     total = g.new_zeros(N, L).scatter_add_(1, cell, g)
-    return (X * total[:, :, None]).sub_(won.view_as(X)).mul_(2)
+    return (X * total[:, :, None]).sub_(won.view_as(X))
 
 # %% ../nbs/05_prototypes.ipynb #05_prototypes-077
 class NearestPatch(torch.autograd.Function):
@@ -237,8 +237,8 @@ class NearestPatch(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g, _):
         X, p, cell = ctx.saved_tensors
-        gX = patch_gradient(X, p, cell, g) if ctx.needs_input_grad[0] else None
-        gp = prototype_gradient(X, p, cell, g) if ctx.needs_input_grad[1] else None
+        gX = patch_gradient(X, p, cell, 2 * g) if ctx.needs_input_grad[0] else None
+        gp = prototype_gradient(X, p, cell, 2 * g) if ctx.needs_input_grad[1] else None
         return gX, gp
 
 # %% ../nbs/05_prototypes.ipynb #05_prototypes-080
