@@ -1,6 +1,7 @@
 """Make README.md and the docs site: run the notebooks, make a page of each, let Sphinx build them into _docs.
 `--readme`: README.md only. `--no-run`: take the outputs that are saved in the notebooks."""
 import ast
+import functools
 import importlib
 import inspect
 import json
@@ -60,9 +61,12 @@ def links(text, here):
     def page(m):
         label, path, anchor = m[1], Path(m[2]), m[3] or ""
         return f"[{label}]({page_name(path)}{path.suffix}{anchor})" if (here.parent/path).exists() else label
+
+    def symbol(m):
+        label, room, name = m.groups()
+        return f"[{label}]({room}.ipynb#{anchor_of(name)})" if name in references().get(room, ()) else label
     text = re.sub(r"\[([^\]]*)\]\(([\w./-]+\.(?:ipynb|md))(#[\w-]*)?\)", page, text).replace("](docs/", "](")
-    symbols = re.escape(SITE) + r"(\w+)\.html#([\w.]+)"
-    return re.sub(symbols, lambda m: f"{m[1]}.ipynb#{m[2].replace('.', '')}", NbdevLookup().linkify(text))
+    return re.sub(rf"\[([^\]]*)\]\({re.escape(SITE)}(\w+)\.html#([\w.]+)\)", symbol, NbdevLookup().linkify(text))
 
 
 FOLDED = {"code-fold": "true", "echo": "false"}  # directives that take a cell's code out of sight, one click away
@@ -101,6 +105,15 @@ def exported_names(nb):
             for node in ast.parse(cell.source).body:
                 if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name[0] != "_":
                     yield f"{patched(node)}.{node.name}" if patched(node) else node.name
+
+
+@functools.cache
+def references():
+    "page -> the names in its reference, in small letters as in nbdev's links"
+    return {page_name(p): {name.lower() for name in exported_names(nbformat.read(p, 4))} for p in notebooks()}
+
+
+def anchor_of(name): return name.lower().replace(".", "")
 
 
 def entry(module, name):
