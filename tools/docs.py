@@ -131,7 +131,7 @@ def reference(nb, room):
     names = list(exported_names(nb))
     if not names: return []
     module = importlib.import_module(f"protolab.{room}")
-    text = "\n\n".join(["## Reference", f"All that {TICK}from protolab.{room} import ...{TICK} offers.", *(entry(module, n) for n in names)])
+    text = "\n\n".join(["## Reference", f"The functions and classes of {TICK}protolab.{room}{TICK}.", *(entry(module, n) for n in names)])
     return [nbformat.v4.new_markdown_cell(text, id="reference")]
 
 
