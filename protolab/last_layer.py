@@ -103,7 +103,7 @@ def measure(
     "The objective at these weights, and how much of it may still be saved"
     pull, G = slope(problem, W)
     value = objective(problem, W).item()
-    return value, (value - lower_bound(problem, pull, G)) / max(value, 1e-300), pull, G
+    return value, max(0., value - lower_bound(problem, pull, G)) / max(value, 1e-300), pull, G
 
 # %% ../nbs/11_last_layer.ipynb #11_last_layer-044
 def active_weights(
