@@ -38,7 +38,7 @@ def paper_layout(
         raise ValueError(f"{P} prototypes can't be shared equally by {C} classes: take a multiple of {C}, or say yourself which class each belongs to")
     return torch.arange(P) // (P // C)
 
-# %% ../nbs/06_model.ipynb #06_model-009
+# %% ../nbs/06_model.ipynb #06_model-010
 def own_classes(
     cls:Tensor, # (P,) class of each prototype
     C:int, # number of classes
@@ -52,7 +52,7 @@ def start_weights(
     "+1 for a class's own prototypes, -0.5 for all others (section 2.2)"
     return own.float() * 1.5 - 0.5
 
-# %% ../nbs/06_model.ipynb #06_model-015
+# %% ../nbs/06_model.ipynb #06_model-016
 def channels_in(
     layers:nn.Module, # layers in a row
     otherwise:int, # the answer for layers that don't care
@@ -70,7 +70,7 @@ def channels_out(
     convs = [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d)]
     return convs[-1].out_channels if convs else otherwise
 
-# %% ../nbs/06_model.ipynb #06_model-017
+# %% ../nbs/06_model.ipynb #06_model-019
 def check_pieces(
     backbone:nn.Module, # has `channels`
     add_on:nn.Module, # as many channels in
@@ -89,7 +89,7 @@ def check_pieces(
     if cls.is_floating_point() or cls.min() < 0 or cls.max() >= C:
         raise ValueError(f"cls holds {sorted(set(cls.tolist()))}: whole numbers from 0 to {C - 1} are expected, for the classes {classes}")
 
-# %% ../nbs/06_model.ipynb #06_model-021
+# %% ../nbs/06_model.ipynb #06_model-023
 class ProtoPNet(nn.Module):
     "This looks like that: `backbone`, `add_on`, `prototypes`, and a last layer whose weights you can read (Chen et al., NeurIPS 2019)"
     def __init__(self,
@@ -110,7 +110,7 @@ class ProtoPNet(nn.Module):
     @property
     def own(self): return own_classes(self.cls, len(self.classes)) # (C,P) bool
 
-# %% ../nbs/06_model.ipynb #06_model-023
+# %% ../nbs/06_model.ipynb #06_model-025
 @patch
 def features(
     self:ProtoPNet,
@@ -131,7 +131,7 @@ def classify(
         s, d, cell = self.prototypes(z)
         return Out(self.last(s), s, d, cell, z)
 
-# %% ../nbs/06_model.ipynb #06_model-024
+# %% ../nbs/06_model.ipynb #06_model-026
 @patch
 def forward(
     self:ProtoPNet,
@@ -140,7 +140,7 @@ def forward(
     "classify(features(x))"
     return self.classify(self.features(x))
 
-# %% ../nbs/06_model.ipynb #06_model-026
+# %% ../nbs/06_model.ipynb #06_model-028
 @register("tiny")
 def tiny_backbone(
     pretrained:bool=False, # ignored: there are no pretrained weights
@@ -148,7 +148,7 @@ def tiny_backbone(
     "One convolution, for lessons and tests"
     return Backbone("tiny", nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU()), nn.Sequential(nn.BatchNorm2d(8)), channels=8, stats=IMAGENET)
 
-# %% ../nbs/06_model.ipynb #06_model-035
+# %% ../nbs/06_model.ipynb #06_model-037
 def get_provenance(
     model:ProtoPNet, # any
 )->list: # P records, or none
@@ -166,7 +166,7 @@ def set_provenance(
 
 ProtoPNet.provenance = property(get_provenance, set_provenance)
 
-# %% ../nbs/06_model.ipynb #06_model-038
+# %% ../nbs/06_model.ipynb #06_model-041
 def patches_from(
     records:list, # dicts, as asdict and JSON give them
 )->list: # of `Patch`
@@ -185,7 +185,7 @@ def set_extra_state(self:ProtoPNet,
     "The papers from bytes of JSON: for load_state_dict"
     self.provenance = patches_from(json.loads(bytes(state.tolist())))
 
-# %% ../nbs/06_model.ipynb #06_model-041
+# %% ../nbs/06_model.ipynb #06_model-044
 def similarity_called(
     similarity, # a name in SIMILARITIES, or a function of d
 ): # a function of d
@@ -196,7 +196,7 @@ def similarity_called(
                          "or give the function itself")
     return SIMILARITIES[similarity]
 
-# %% ../nbs/06_model.ipynb #06_model-043
+# %% ../nbs/06_model.ipynb #06_model-047
 def assemble(
     recipe:dict, # backbone, D, similarity, patch, kind: see protopnet
     cls:Tensor, # (P,) class of each prototype
@@ -211,7 +211,7 @@ def assemble(
     model.recipe = recipe
     return model.eval()
 
-# %% ../nbs/06_model.ipynb #06_model-046
+# %% ../nbs/06_model.ipynb #06_model-050
 def protopnet(
     backbone:str, # name in BACKBONES: "lite0", "small", "vgg16", or your own
     classes:list, # C names
@@ -226,14 +226,14 @@ def protopnet(
     recipe = dict(backbone=backbone, D=D, similarity=similarity, patch=tuple(patch), kind=kind)
     return assemble(recipe, paper_layout(per_class * len(classes), len(classes)), classes, pretrained)
 
-# %% ../nbs/06_model.ipynb #06_model-049
+# %% ../nbs/06_model.ipynb #06_model-053
 def tiny_model(
     classes:int=3, # how many
 )->ProtoPNet: # 2 prototypes a class, D = 6, stride 4
     "The smallest real ProtoPNet, for lessons and tests"
     return protopnet("tiny", [f"class {c}" for c in range(classes)], per_class=2, D=6)
 
-# %% ../nbs/06_model.ipynb #06_model-052
+# %% ../nbs/06_model.ipynb #06_model-057
 class SummaryLine(NamedTuple):
     "One line of a model's summary"
     part: str # name of the submodule
@@ -251,7 +251,7 @@ def summary_line(
     learns = {(): "nothing to learn", (True,): "yes", (False,): "no"}.get(tuple(flags), "partly")
     return SummaryLine(name, gives, sum(p.numel() for p in module.parameters()), learns)
 
-# %% ../nbs/06_model.ipynb #06_model-054
+# %% ../nbs/06_model.ipynb #06_model-059
 @patch
 def summary(self:ProtoPNet)->list: # of `SummaryLine`
     "What the model is made of, from the image to the logits"
@@ -265,13 +265,13 @@ def summary(self:ProtoPNet)->list: # of `SummaryLine`
             ("prototypes", self.prototypes, f"s (N,{P}): {P} of {D}x{hp}x{wp}, {getattr(similarity, '__name__', 'own similarity')}"),
             ("last", self.last, f"logits (N,{C})"))]
 
-# %% ../nbs/06_model.ipynb #06_model-056
+# %% ../nbs/06_model.ipynb #06_model-061
 @patch
 def title(self:ProtoPNet)->str:
     "One line about the model"
     return f"ProtoPNet: {len(self.cls)} prototypes for {len(self.classes)} classes, {'projected' if self.provenance else 'not projected yet'}"
 
-# %% ../nbs/06_model.ipynb #06_model-058
+# %% ../nbs/06_model.ipynb #06_model-063
 @patch
 def __repr__(self:ProtoPNet):
     lines = [f"  {p.part:17} {p.gives:44} {p.parameters:>11,}  learns: {p.learns}" for p in self.summary()]
@@ -283,7 +283,7 @@ def _repr_html_(self:ProtoPNet):
     rows = [f"<tr><td>{p.part}</td><td>{escape(p.gives)}</td><td>{p.parameters:,}</td><td>{p.learns}</td></tr>" for p in self.summary()]
     return f"<p>{self.title()}</p><table><tr>{head}</tr>{''.join(rows)}</table>"
 
-# %% ../nbs/06_model.ipynb #06_model-062
+# %% ../nbs/06_model.ipynb #06_model-067
 class AfterTrunk(nn.Module):
     "What is left of a backbone when its trunk has done its work elsewhere"
     def __init__(self,
@@ -310,7 +310,7 @@ def after_trunk(self:ProtoPNet)->ProtoPNet: # shares every parameter, buffer and
     view._modules = {**self._modules, "backbone": AfterTrunk(self.backbone)}
     return view
 
-# %% ../nbs/06_model.ipynb #06_model-070
+# %% ../nbs/06_model.ipynb #06_model-076
 def refuse_pickle(
     path:Path, # of the file
 ):
@@ -321,7 +321,7 @@ def refuse_pickle(
         raise ValueError(f"{path} is a pickle{', in an archive as torch.save writes it' if zipped else ''}: opening it would run the code inside, so it was not opened. "
                          "If you trust its source, load it there with torch, and write it with protolab's save(model, path)")
 
-# %% ../nbs/06_model.ipynb #06_model-073
+# %% ../nbs/06_model.ipynb #06_model-080
 def read_header(
     path:Path, # of the file
 )->dict: # tensor name -> dtype, shape, data_offsets; "__metadata__" -> words
@@ -338,7 +338,7 @@ def read_header(
     if size != end: raise ValueError(f"{path} has {size} bytes and its header promises {end}: it was cut short or damaged, copy it again")
     return header
 
-# %% ../nbs/06_model.ipynb #06_model-076
+# %% ../nbs/06_model.ipynb #06_model-083
 @contextmanager
 def damage_named(
     path:Path, # of the file that the block reads
@@ -348,7 +348,7 @@ def damage_named(
     except (KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged, its header does not describe a model of protolab ({error!r}): copy it again") from error
 
-# %% ../nbs/06_model.ipynb #06_model-079
+# %% ../nbs/06_model.ipynb #06_model-086
 FORMAT = 1 # of the file; raised when an older protolab could no longer read it
 
 @patch
@@ -362,7 +362,7 @@ def config(self:ProtoPNet)->dict: # JSON
                          "build with protopnet(..., similarity='mine'), and do the first of the two again before you load")
     return dict(format=FORMAT, version=__version__, recipe=self.recipe, classes=self.classes, provenance=[asdict(p) for p in self.provenance])
 
-# %% ../nbs/06_model.ipynb #06_model-083
+# %% ../nbs/06_model.ipynb #06_model-090
 def tensors_of(
     model:nn.Module, # any network
 )->dict: # name -> tensor, on the CPU
@@ -377,7 +377,7 @@ def mismatches(
     wants, has = ({name: f"{tuple(v.shape)} {v.dtype}".replace("torch.", "") for name, v in d.items()} for d in (tensors_of(model), tensors))
     return [f"{name}: {has.get(name, 'absent')}, expected {wants.get(name, 'absent')}" for name in {**wants, **has} if wants.get(name) != has.get(name)]
 
-# %% ../nbs/06_model.ipynb #06_model-086
+# %% ../nbs/06_model.ipynb #06_model-093
 def rebuild(
     config:dict, # of ProtoPNet.config
     cls:Tensor, # (P,) class of each prototype
@@ -397,7 +397,7 @@ def save(
                          "write its state_dict with safetensors.torch.save_file and keep the code that builds it")
     with atomic_path(path) as tmp: tmp.write_bytes(safetensors.torch.save(tensors, {"protolab": json.dumps(config)}))
 
-# %% ../nbs/06_model.ipynb #06_model-088
+# %% ../nbs/06_model.ipynb #06_model-095
 def read_config(
     path:Path, # a whole safetensors file
 )->dict: # of ProtoPNet.config
@@ -413,7 +413,7 @@ def read_config(
                          f"format {FORMAT}: install the later protolab")
     return config
 
-# %% ../nbs/06_model.ipynb #06_model-090
+# %% ../nbs/06_model.ipynb #06_model-097
 def load(
     path:str|Path, # of a file that save wrote
 )->ProtoPNet: # on the CPU, in eval mode, with its papers

@@ -251,26 +251,28 @@ def accuracy(
     return right / total
 
 # %% ../nbs/09_train.ipynb #09_train-074
+HEADINGS = ("stage", "epochs", "accuracy", "seconds", "in the last epoch")
+
 class History(list):
     "The rows of a run, one an epoch, oldest first; draws itself"
 
-    def table(self)->list: # of tuples of strings
-        "One line for each stage in a row: name, epochs, last loss, last validation accuracy, seconds"
+    def table(self)->list: # of tuples of strings, see HEADINGS
+        "One line for each stage: epochs, last validation accuracy, seconds, and the other numbers of its last row"
         groups = [(name, list(rows)) for name, rows in groupby(self, lambda row: row["stage"])]
-        return [(name, str(len(rows)), f"{rows[-1]['loss']:.3f}" if "loss" in rows[-1] else "", f"{rows[-1]['accuracy']:.2%}",
-                 f"{sum(row['seconds'] for row in rows):.1f}") for name, rows in groups]
+        return [(name, str(len(rows)), f"{rows[-1]['accuracy']:.2%}", f"{sum(row['seconds'] for row in rows):.1f}", _others(rows[-1])) for name, rows in groups]
 
-    def __repr__(self):
-        return "\n".join("{:16} {:>6} {:>8} {:>9} {:>8}".format(*line) for line in [HEADINGS, *self.table()])
+    def __repr__(self): return "\n".join("{:16} {:>6} {:>9} {:>8}  {}".format(*line) for line in [HEADINGS, *self.table()])
 
-HEADINGS = ("stage", "epochs", "loss", "accuracy", "seconds")
+def _others(row):
+    return ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("stage", "epoch", "accuracy", "seconds"))
 
 # %% ../nbs/09_train.ipynb #09_train-076
 @patch
 def plot(self:History): # axes of matplotlib, one a number
-    "The curves of all numbers over the epochs, stages as bands"
+    "The curves over the epochs of all numbers that have more than one value, stages as bands"
     from protolab.show import show_history
-    return show_history(self)
+    counts = Counter(k for row in self for k in row if k not in ("stage", "epoch", "seconds"))
+    return show_history(self, [k for k, n in counts.items() if n > 1 or len(self) == 1])
 
 @patch
 def picture(self:History)->str: # an <img> of HTML
@@ -385,7 +387,7 @@ def describe_run(
     stages:list, # callables with a name
 )->dict: # JSON
     "What must be the same for a run to go on"
-    shapes = {name: list(v.shape) for name, v in model.state_dict().items() if not name.endswith("_extra_state")}
+    shapes = {name: str(tuple(v.shape)) for name, v in model.state_dict().items() if not name.endswith("_extra_state")}
     return dict(model=shapes, batches=len(dls.train), stages=[{"name": stage.name, "settings": describe(stage)} for stage in stages])
 
 # %% ../nbs/09_train.ipynb #09_train-107
