@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ask', 'contributions', 'map_geometry', 'activation_maps', 'high_pixels', 'box_round', 'high_box', 'runs',
            'peak_region', 'peak_box', 'evidence_of', 'ranked', 'local', 'evidence_for', 'class_evidence',
-           'most_similar', 'Explanation', 'explanations', 'as_patches', 'nearest_patches', 'boxed_patches']
+           'most_similar', 'Explanation', 'explanations', 'as_patches', 'nearest_patches', 'boxed_patches',
+           'boxed_rows']
 
 # %% ../nbs/12_explain.ipynb #12_explain-002
 from collections import defaultdict
@@ -102,7 +103,10 @@ def peak_region(
     seen[peak] = True
     while True:
         grown = seen
-        for names in ways: grown = torch.isin(names, names[grown]) & high
+        for names in ways:
+            touched = high.new_zeros(names.max() + 1)
+            touched[names[grown]] = True
+            grown = touched[names] & high
         if torch.equal(grown, seen): return seen
         seen = grown
 
@@ -237,3 +241,15 @@ def boxed_patches(
                 for n, map in zip(wanted[i], upsample(maps, g).cpu()): boxed[n] = replace(patches[n], box=draw(map))
             start += len(y)
     return boxed
+
+# %% ../nbs/12_explain.ipynb #12_explain-069
+def boxed_rows(
+    model, # a ProtoPNet, or its view that starts after the trunk
+    loader, # the set of images that the patches come from, in the same order
+    g, # geometry(model.backbone, (H,W)) of the full model
+    rows:list, # lists of Patch, as nearest_patches gives them
+    draw=peak_box, # from a map (H,W) to a box
+)->list: # lists of Patch, of the same lengths, with boxes drawn
+    "`boxed_patches` for lists of lists, still in one pass"
+    boxed = iter(boxed_patches(model, loader, g, [p for row in rows for p in row], draw))
+    return [[next(boxed) for _ in row] for row in rows]

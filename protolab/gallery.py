@@ -22,6 +22,7 @@ from typing import NamedTuple
 import ipywidgets as W
 import matplotlib
 import numpy as np
+from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -57,21 +58,25 @@ class Thumbs:
         self.x, self.size = x, tuple(x.shape[-2:])
         self.uri = lru_cache(keep)(self._uri)
 
-    def picture(self,
-        i:int, # which image
-        seen:tuple|None=None, # (top, left, bottom, right) to cut out; None: all of it
-        side:int=96, # pixels of the longer side
-    )->Image.Image: # RGB
-        "Image `i`, or a part of it, at the size of a thumbnail"
-        if not 0 <= i < len(self.x): raise IndexError(f"image {i} of {len(self.x)}: the records speak of other images, pass the set that they were made from")
+    def _uri(self, i, seen=None, side=96):
         t, l, b, r = seen or (0, 0, *self.size)
-        part = Image.fromarray(as_picture(self.x[i, :, t:b, l:r]))
-        scale = side / max(part.size)
-        return part.resize([max(1, round(n * scale)) for n in part.size], Image.Resampling.BICUBIC)
+        return data_uri(jpeg(self.picture(i, seen, min(side, 2 * max(b - t, r - l)))))
 
-    def _uri(self, i, seen=None, side=96): return data_uri(jpeg(self.picture(i, seen, side)))
+# %% ../nbs/13_gallery.ipynb #13_gallery-012
+@patch
+def picture(self:Thumbs,
+    i:int, # which image
+    seen:tuple|None=None, # (top, left, bottom, right) to cut out; None: all of it
+    side:int=96, # pixels of the longer side
+)->Image.Image: # RGB
+    "Image `i`, or a part of it, at the size of a thumbnail"
+    if not 0 <= i < len(self.x): raise IndexError(f"image {i} of {len(self.x)}: the records speak of other images, pass the set that they were made from")
+    t, l, b, r = seen or (0, 0, *self.size)
+    part = Image.fromarray(as_picture(self.x[i, :, t:b, l:r]))
+    scale = side / max(part.size)
+    return part.resize([max(1, round(n * scale)) for n in part.size], Image.Resampling.BICUBIC)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-015
+# %% ../nbs/13_gallery.ipynb #13_gallery-016
 def surroundings(
     box:tuple, # (top, left, bottom, right) in pixels, ends excluded
     size:tuple, # (H,W) of the image
@@ -84,7 +89,7 @@ def surroundings(
     top, left = (min(max(start, 0), limit - side) for start, limit in zip(middle, size))
     return top, left, top + side, left + side
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-018
+# %% ../nbs/13_gallery.ipynb #13_gallery-019
 @lru_cache(1024)
 def class_colour(
     label:int, # class, 0 or larger
@@ -97,7 +102,7 @@ def class_colour(
     srgb = (12.92 * c if c < 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055 for c in (min(max(c, 0), 1) for c in linear))
     return "#" + "".join(f"{round(255 * c):02x}" for c in srgb)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-021
+# %% ../nbs/13_gallery.ipynb #13_gallery-022
 def heat_image(
     map:Tensor, # (H,W) similarity of every place
 )->Image.Image: # RGB, from its smallest value (dark) to its largest (bright)
@@ -106,7 +111,7 @@ def heat_image(
     level = ((map - low) / (high - low).clamp(min=1e-9)).numpy()
     return Image.fromarray((255 * matplotlib.colormaps["magma"](level)[..., :3]).astype(np.uint8))
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-024
+# %% ../nbs/13_gallery.ipynb #13_gallery-025
 def picture_html(
     uri:str, # of a thumbnail
     alt:str, # what one sees, for those who do not
@@ -124,7 +129,7 @@ def picture_html(
     edge = f' style="--f:{frame}"' if frame else ""
     return f'<span class="pl-pic"{edge}><img src="{uri}" alt="{escape(alt)}">{layer}{mark}</span>'
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-027
+# %% ../nbs/13_gallery.ipynb #13_gallery-028
 def crop_html(
     thumbs:Thumbs, # the images that the record speaks of
     i:int, # which image
@@ -146,6 +151,7 @@ def whole_html(
     "A whole image, and a box in it"
     return picture_html(thumbs.uri(i), alt, (0, 0, *thumbs.size), box, frame)
 
+# %% ../nbs/13_gallery.ipynb #13_gallery-030
 def class_html(
     label:int, # a class
     classes:list, # C names
@@ -153,7 +159,7 @@ def class_html(
     "The name of a class beside its colour"
     return f'<span class="pl-tag"><b style="background:{class_colour(label)}"></b>{escape(classes[label])}</span>'
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-032
+# %% ../nbs/13_gallery.ipynb #13_gallery-034
 @dataclass(frozen=True)
 class Album:
     "The prototypes and their pictures: what every gallery needs to know of a model"
@@ -169,7 +175,7 @@ class Album:
     def tag(self, j): return class_html(self.patches[j].label, self.classes)
     def name(self, j): return f"{j} · {self.classes[self.patches[j].label]}"
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-035
+# %% ../nbs/13_gallery.ipynb #13_gallery-037
 def nearest_tile(
     album:Album, # the prototypes
     j:int, # which of them
@@ -196,7 +202,7 @@ def nearest_view(
     return (f'<div class="pl"><header>{album.crop(j)}{album.whole(j)}<div><h3>Prototype {j}</h3>{album.tag(j)}'
             f'<p>{own} of the {len(patches)} nearest patches are of its class</p></div></header><div class="pl-grid">{tiles}</div></div>')
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-039
+# %% ../nbs/13_gallery.ipynb #13_gallery-041
 def strips_view(
     album:Album, # the prototypes
     near:list, # P lists of Patch, nearest first
@@ -223,7 +229,7 @@ def wall_view(
         blocks.append(f'<section><h3>{class_html(label, album.classes)}</h3><div class="pl-cards">{cards}</div></section>')
     return f'<div class="pl pl-wall">{"".join(blocks)}</div>'
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-042
+# %% ../nbs/13_gallery.ipynb #13_gallery-044
 def signed(
     value:float, # any number
 )->str: # with its sign and two decimals
@@ -236,7 +242,7 @@ def worth(
     "The arithmetic of one term"
     return f"{e.similarity:.2f} × {signed(e.weight)} = <strong>{signed(e.contribution)}</strong>"
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-044
+# %% ../nbs/13_gallery.ipynb #13_gallery-046
 def heat_layer(
     map:Tensor, # (H,W) similarity of every place
     alt:str, # what one sees
@@ -248,6 +254,7 @@ def heat_layer(
     return (f'<img class="pl-heat" style="opacity:{opacity:.2f}" src="{data_uri(jpeg(heat_image(map)))}" alt="{escape(alt)}">'
             f'<em style="top:{100 * (y + 0.5) / H:.1f}%;left:{100 * (x + 0.5) / w:.1f}%"></em>')
 
+# %% ../nbs/13_gallery.ipynb #13_gallery-048
 def activation_view(
     album:Album, # the prototypes
     e:Evidence, # one of them, in one image
@@ -256,14 +263,15 @@ def activation_view(
 )->str: # HTML
     "Where a prototype lights up in an image: box, map, peak"
     j, seen, uri = e.prototype, (0, 0, *thumbs.size), thumbs.uri(0, None, 288)
+    low, high = (f"{v:.1f}".replace("-", "−") for v in (e.map.min(), e.map.max()))
     layer = heat_layer(e.map, f"How similar each place is to prototype {j}; the ring marks the peak", opacity)
     base = picture_html(uri, f"The image; the box holds the place most similar to prototype {j}", seen, e.box)
     under = picture_html(uri, "The same image in grey, under the map", seen, e.box, layer=layer)
     return (f'<div class="pl"><header>{album.crop(j)}{album.whole(j)}<div><h3>Prototype {j}</h3>{album.tag(j)}'
             f'<p>{worth(e)} for {escape(album.classes[e.target])}</p></div></header><div class="pl-two">{base}<div class="pl-under">{under}</div></div>'
-            f'<div class="pl-bar"><span>{e.map.min():.1f}</span><b></b><span>{e.map.max():.1f}</span> similarity</div></div>')
+            f'<div class="pl-bar"><span>{low}</span><b></b><span>{high}</span> similarity</div></div>')
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-047
+# %% ../nbs/13_gallery.ipynb #13_gallery-051
 def looks_like_row(
     album:Album, # the prototypes
     e:Evidence, # one term
@@ -283,7 +291,7 @@ def shortened(
     "Fewer rows, the same sum"
     return told._replace(rows=told.rows[:k], rest=told.rest + sum(e.contribution for e in told.rows[k:]))
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-049
+# %% ../nbs/13_gallery.ipynb #13_gallery-053
 LOOKS_HEAD = ('<div class="pl-row pl-head"><span>this part</span><span>looks like that prototype</span><span>of this image</span>'
               "<span>similarity × weight = contribution</span></div>")
 
@@ -303,10 +311,10 @@ def looks_like_view(
             f'<div class="pl-sum"><p>{others} other prototypes <strong>{signed(told.rest)}</strong></p>'
             f"<p>Sum: the logit of {name} <strong>{signed(told.logit)}</strong></p></div></div></div></div>")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-052
+# %% ../nbs/13_gallery.ipynb #13_gallery-056
 STYLE = """
 .pl{--ink:var(--jp-content-font-color1,var(--color-foreground-primary,var(--pl-ink,#1d1d1f)));--quiet:var(--jp-content-font-color2,var(--color-foreground-muted,var(--pl-quiet,#66666d)));
---line:var(--jp-border-color2,var(--color-background-border,var(--pl-line,#e4e1da)));--side:96px;color:var(--ink);font:14px/1.45 system-ui,sans-serif;container-type:inline-size}
+--line:var(--jp-border-color2,var(--color-background-border,var(--pl-line,#e4e1da)));--side:96px;color:var(--ink);font:14px/1.45 system-ui,sans-serif;overflow-wrap:anywhere;container-type:inline-size}
 .pl *{box-sizing:border-box}.pl h3{margin:0 0 2px;font-size:17px;font-weight:650;line-height:1.25}.pl p{margin:2px 0}.pl small{display:block;color:var(--quiet);font-size:12px}
 .pl header{display:flex;flex-wrap:wrap;gap:12px;align-items:center;margin:4px 0 16px}.pl header>div{flex:1 1 150px}
 .pl-pic{position:relative;display:inline-block;align-self:start;width:var(--side);vertical-align:top;border-radius:6px;overflow:hidden;border:0 solid var(--f);line-height:0}
@@ -324,16 +332,16 @@ STYLE = """
 .pl-sum{border-top:2px solid var(--ink);padding:8px 0}.pl-sum p{display:flex;justify-content:space-between;gap:12px}
 .pl-wall section{margin:0 0 22px}.pl-cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:12px 18px;margin-top:8px;--side:calc(50% - 2px)}.pl-cards .pl-pic+.pl-pic{margin-left:4px}
 .pl-strips summary{padding:9px 0;border-top:1px solid var(--line);cursor:pointer;font-weight:600}.pl-strip{display:grid;grid-template-columns:96px minmax(0,1fr);gap:20px;padding:6px 0}
-.pl-strip>span{display:grid;grid-template-columns:repeat(auto-fill,minmax(64px,1fr));gap:6px;--side:100%}.pl-strip figcaption{display:none}
+.pl-strip>span{display:grid;grid-template-columns:repeat(auto-fit,minmax(64px,1fr));gap:6px;--side:min(100%,96px)}.pl-strip figcaption{display:none}
 @container (min-width:760px){.pl-looks{display:grid;grid-template-columns:200px minmax(0,1fr);gap:36px}}
-@container (max-width:520px){.pl-row{grid-template-columns:repeat(3,minmax(0,1fr));--side:100%}.pl-row>div{grid-column:1/-1}.pl-strip{grid-template-columns:72px minmax(0,1fr);gap:12px;--side:72px}.pl-strip>span{grid-template-columns:repeat(auto-fill,minmax(48px,1fr))}.pl-head>:last-child{display:none}.pl-cards{grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}}
+@container (max-width:520px){.pl-row{grid-template-columns:repeat(3,minmax(0,1fr));--side:100%}.pl-row>div{grid-column:1/-1}.pl-strip{grid-template-columns:72px minmax(0,1fr);gap:12px;--side:72px}.pl-strip>span{grid-template-columns:repeat(auto-fit,minmax(48px,1fr))}.pl-head>:last-child{display:none}.pl-cards{grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}}
 """
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-054
+# %% ../nbs/13_gallery.ipynb #13_gallery-058
 PAGE_STYLE = """
 :root{color-scheme:light dark;--pl-paper:#fbfaf7;--pl-ink:#1d1d1f;--pl-quiet:#66666d;--pl-line:#e4e1da;--pl-link:#0b6b60}
 @media (prefers-color-scheme:dark){:root{--pl-paper:#151517;--pl-ink:#ececf0;--pl-quiet:#a2a2ab;--pl-line:#37373e;--pl-link:#5fd0c0}}
-body{margin:0;background:var(--pl-paper);color:var(--pl-ink);font:16px/1.55 system-ui,sans-serif}a{color:var(--pl-link)}
+body{margin:0;background:var(--pl-paper);color:var(--pl-ink);font:16px/1.55 system-ui,sans-serif;overflow-wrap:anywhere}a{color:var(--pl-link)}
 main{max-width:1180px;margin:0 auto;padding:28px clamp(14px,4vw,40px) 60px}h1{font-size:clamp(24px,4vw,36px);line-height:1.15;margin:0 0 8px}
 h2{font-size:22px;margin:40px 0 12px;padding-top:14px;border-top:1px solid var(--pl-line)}nav{display:flex;flex-wrap:wrap;gap:4px 14px;max-height:8em;overflow:auto;margin:14px 0}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:5px 14px 5px 0;text-align:left;border-bottom:1px solid var(--pl-line)}
@@ -351,7 +359,7 @@ def page(
             f"<title>{escape(title)}</title><style>{PAGE_STYLE}{STYLE}</style></head><body><main><h1>{escape(title)}</h1><p>{escape(lead)}</p>"
             f"{f'<nav>{links}</nav>' if len(sections) > 1 else ''}{body}</main></body></html>")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-057
+# %% ../nbs/13_gallery.ipynb #13_gallery-061
 class Tile(NamedTuple):
     "One picture of a contact sheet"
     image: Image.Image # RGB
@@ -369,6 +377,7 @@ def framed(
     for grow, ink, width in ((1, "black", 4), (0, "#ffe249", 2)): draw.rectangle((l - grow, t - grow, r - 1 + grow, b - 1 + grow), outline=ink, width=width)
     return image
 
+# %% ../nbs/13_gallery.ipynb #13_gallery-062
 def tile(
     thumbs:Thumbs, # images
     i:int, # which
@@ -380,7 +389,7 @@ def tile(
     seen = seen or (0, 0, *thumbs.size)
     return framed(thumbs.picture(i, seen, side), box, seen)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-059
+# %% ../nbs/13_gallery.ipynb #13_gallery-064
 def fitted(
     line:str, # a text
     font:ImageFont.ImageFont, # it is written in
@@ -401,7 +410,7 @@ def written(
         ImageDraw.Draw(image).text((4, size[1] / 2 - 10 * len(lines) + 20 * n), fitted(line, font, size[0] - 6), fill="#222", font=font)
     return Tile(image)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-061
+# %% ../nbs/13_gallery.ipynb #13_gallery-066
 def contact_sheet(
     rows:list, # lists of Tile
     title:str, # a line above them
@@ -427,7 +436,7 @@ def _put(sheet, t, x, y):
     sheet.paste(t.image, (x, y))
     for n, line in enumerate(t.lines): draw.text((x, y + h + 3 + 14 * n), fitted(line, font, w), fill="#333", font=font)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-064
+# %% ../nbs/13_gallery.ipynb #13_gallery-069
 def source_tiles(
     album:Album, # the prototypes
     j:int, # which of them
@@ -452,7 +461,7 @@ def nearest_sheet(
     tiles = [one(p) for p in patches]
     return contact_sheet([source_tiles(album, j), *(tiles[n:n + 5] for n in range(0, len(tiles), 5))], f"Patches nearest to prototype {album.name(j)}")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-066
+# %% ../nbs/13_gallery.ipynb #13_gallery-071
 def activation_sheet(
     album:Album, # the prototypes
     e:Evidence, # one of them, in one image
@@ -463,7 +472,7 @@ def activation_sheet(
     base, seen = thumbs.picture(0, None, 192), (0, 0, *thumbs.size)
     over = Image.blend(base.convert("L").convert("RGB"), heat_image(e.map).resize(base.size), opacity)
     return contact_sheet([[Tile(framed(base, e.box, seen), ("the image",)), Tile(framed(over, e.box, seen), ("its map",)), *source_tiles(album, e.prototype, 192)]],
-                         f"Prototype {album.name(e.prototype)}: {e.similarity:.2f} x {e.weight:.2f} = {e.contribution:.2f}")
+                         f"Prototype {album.name(e.prototype)}: {e.similarity:.2f} × {e.weight:.2f} = {e.contribution:.2f}")
 
 def looks_like_sheet(
     album:Album, # the prototypes
@@ -473,12 +482,12 @@ def looks_like_sheet(
 )->bytes: # a JPEG file
     "`looks_like_view` as a still picture"
     rows = [[Tile(tile(thumbs, 0, e.box, surroundings(e.box, thumbs.size)), ("this",)), *source_tiles(album, e.prototype),
-             written((f"prototype {album.name(e.prototype)}", f"{e.similarity:.2f} x {e.weight:.2f} = {e.contribution:.2f}"))] for e in told.rows]
+             written((f"prototype {album.name(e.prototype)}", f"{e.similarity:.2f} × {e.weight:.2f} = {e.contribution:.2f}"))] for e in told.rows]
     known = "" if truth is None else f" (it is a {album.classes[truth]})"
     rest = written((f"{len(album.patches) - len(told.rows)} other prototypes: {told.rest:.2f}", f"sum, the logit: {told.logit:.2f}"))
     return contact_sheet([*rows, [Tile(thumbs.picture(0, None, 92)), rest]], f"Why {album.classes[told.target]}?{known}")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-072
+# %% ../nbs/13_gallery.ipynb #13_gallery-077
 class Gallery(W.VBox):
     "Controls, one HTML child, and a still picture for where no kernel runs; a child class has `title`, `view`, `sheet`, `shown()` and `sections()`"
     def __init__(self,
@@ -491,21 +500,24 @@ class Gallery(W.VBox):
 
     def draw(self, change=None): self.screen.value = f"<style>{STYLE}</style>{self.view(*self.shown())}"
 
-    def to_html(self,
-        path:str, # the file to write
-    ):
-        "Write all that the gallery can show as one self-contained page, whole or not at all"
-        with atomic_path(path) as tmp: tmp.write_text(page(self.title, self.sections()), encoding="utf-8")
-
     def close(self):
-        "Take the gallery and its controls away"
-        for child in (*self.children[0].children, *self.children): child.close()
+        "Take the gallery away, with its controls and what they are styled by"
+        family = [self, *self.children, *(child for box in self.children for child in getattr(box, "children", ()))]
+        for part in [part for w in family for part in (getattr(w, "style", None), w.layout) if part] + family[1:]: part.close()
         super().close()
 
     def _repr_mimebundle_(self, **kwargs):
         return super()._repr_mimebundle_(**kwargs) | {"image/jpeg": base64.b64encode(self.sheet(*self.shown())).decode(), "text/plain": self.title}
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-077
+# %% ../nbs/13_gallery.ipynb #13_gallery-078
+@patch
+def to_html(self:Gallery,
+    path:str, # the file to write
+):
+    "Write all that the gallery can show as one self-contained page, whole or not at all"
+    with atomic_path(path) as tmp: tmp.write_text(page(self.title, self.sections()), encoding="utf-8")
+
+# %% ../nbs/13_gallery.ipynb #13_gallery-083
 class NearestGallery(Gallery):
     "The patches nearest to a prototype"
     title, view, sheet = "Nearest patches", staticmethod(nearest_view), staticmethod(nearest_sheet)
@@ -529,7 +541,7 @@ class NearestGallery(Gallery):
 
     def sections(self): return [(f"Nearest in {name}", strips_view(self.album, [row[:self.k.value] for row in lists], thumbs)) for name, (lists, thumbs) in self.near.items()]
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-080
+# %% ../nbs/13_gallery.ipynb #13_gallery-086
 class ActivationGallery(Gallery):
     "Where prototypes light up in one image"
     title, view, sheet = "Activation maps", staticmethod(activation_view), staticmethod(activation_sheet)
@@ -551,7 +563,7 @@ class ActivationGallery(Gallery):
     def shown(self): return self._args(self.evidence[self.prototype.value])
     def sections(self): return [(self.album.name(e.prototype), self.view(*self._args(e))) for e in self.evidence]
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-083
+# %% ../nbs/13_gallery.ipynb #13_gallery-089
 class LooksLikeGallery(Gallery):
     "This looks like that, for one image"
     title, view, sheet = "This looks like that", staticmethod(looks_like_view), staticmethod(looks_like_sheet)
