@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LITE0_BLOCKS', 'WEIGHTS', 'WINDOWED', 'BACKBONES', 'LITE', 'same_padding', 'SameConv2d', 'conv_norm', 'LiteBlock',
            'Lite0', 'read_weights', 'load_weights', 'pair', 'total_stride', 'check_images', 'Backbone', 'register',
-           'backbone', 'kaiming_', 'standardise', 'lite0_backbone', 'small_backbone', 'fetch_checkpoint',
+           'make_backbone', 'kaiming_', 'standardise', 'lite0_backbone', 'small_backbone', 'fetch_checkpoint',
            'vgg16_weights', 'vgg16_backbone', 'pointwise', 'add_on', 'Window', 'window', 'check_chain', 'windows',
-           'walk', 'Geometry', 'geometry', 'measure_lean', 'cell_centre', 'clipped_box', 'cell_box', 'field_box',
+           'walk_layers', 'Geometry', 'geometry', 'measure_lean', 'cell_centre', 'clipped_box', 'cell_box', 'field_box',
            'pixel_cell', 'cubic', 'cubic_matrix', 'upsample', 'patched']
 
 # %% ../nbs/04_backbone.ipynb #04_backbone-002
@@ -192,7 +192,7 @@ class Backbone(nn.Module):
 BACKBONES = {} # name -> function of `pretrained` that makes a `Backbone`
 
 def register(
-    name:str, # the name under which `backbone` finds it; a name that is taken is replaced
+    name:str, # the name under which `make_backbone` finds it; a name that is taken is replaced
 ): # a decorator for a function of `pretrained` that makes a `Backbone`
     "Put a backbone into the registry"
     def keep(make):
@@ -200,7 +200,7 @@ def register(
         return make
     return keep
 
-def backbone(
+def make_backbone(
     name:str, # a name in `BACKBONES`
     pretrained:bool=True, # pretrained weights, where the backbone has some
 )->Backbone: # with a fresh adapter
@@ -367,7 +367,7 @@ def windows(
     return found
 
 # %% ../nbs/04_backbone.ipynb #04_backbone-074
-def walk(
+def walk_layers(
     found:list, # of `Window`
     axis:int, # 0 down, 1 across
 )->tuple: # (stride, start, field) along that axis
@@ -397,7 +397,7 @@ def geometry(
     "Where the cells of `net` look in an image of this size; ValueError for too small a size, or cells that are not square"
     check_images((1, 3, *size), getattr(net, "name", type(net).__name__), total_stride(net))
     found = windows(net, size)
-    down, across = walk(found, 0), walk(found, 1)
+    down, across = walk_layers(found, 0), walk_layers(found, 1)
     if down[0] != across[0]: raise ValueError(f"the network steps {down[0]} px down and {across[0]} px across: cells must be square, use equal strides")
     lean = tuple(net.lean.tolist()) if hasattr(net, "lean") else (0.0, 0.0)
     return Geometry(down[0], (down[1], across[1]), (down[2], across[2]), found[-1].cells, tuple(size), lean=lean)

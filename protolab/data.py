@@ -33,7 +33,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .birds import SPECIES, draw_birds
-from .core import IMAGENET, Stats
+from .core import IMAGENET, evaluating, Stats
 
 # %% ../nbs/02_data.ipynb #02_data-005
 def _checked_pixels(x):
@@ -310,15 +310,11 @@ class Cached:
         for chosen in _order(len(self.images), self.batch, self.shuffle): yield self.x[chosen], self.y[chosen]
 
 # %% ../nbs/02_data.ipynb #02_data-079
-@torch.no_grad()
 def _once(f, batches):
-    modes = {m: m.training for m in f.modules()} if isinstance(f, nn.Module) else {}
-    device = next((p.device for p in f.parameters()), "cpu") if modes else "cpu"
-    for m in modes: m.training = False
+    net = f if isinstance(f, nn.Module) else nn.Identity()
+    device = next((p.device for p in net.parameters()), "cpu")
     parts = (part for x, _ in batches for part in x.to(device, memory_format=torch.channels_last).split(16))   # small parts stay in the cache of a CPU
-    try: return torch.cat([f(part).cpu() for part in parts]).contiguous()
-    finally:
-        for m, mode in modes.items(): m.training = mode
+    with evaluating(net): return torch.cat([f(part).cpu() for part in parts]).contiguous()
 
 # %% ../nbs/02_data.ipynb #02_data-080
 def cached(

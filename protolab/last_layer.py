@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .project import evaluating
+from .core import evaluating
 
 # %% ../nbs/11_last_layer.ipynb #11_last_layer-005
 def stored(

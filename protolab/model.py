@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from . import __version__
-from .backbone import Backbone, add_on as make_add_on, backbone as make_backbone, register
+from .backbone import Backbone, add_on as make_add_on, make_backbone, register
 from .core import IMAGENET, Out, Patch, atomic_path
 from .prototypes import SIMILARITIES, PrototypeLayer
 

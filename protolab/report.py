@@ -14,7 +14,6 @@ from torch import Tensor
 
 from .backbone import Geometry, cell_centre
 from .birds import NAMED, PART_ID, PARTS
-from .core import Patch
 from .data import Images
 from .project import Nearest
 

@@ -9,13 +9,13 @@ from difflib import SequenceMatcher
 from io import StringIO
 
 STREET = ("core", "birds", "data", "show", "backbone", "prototypes", "model", "loss", "seeding", "train", "project", "last_layer",
-          "explain", "gallery", "report", "walk", "cli")
+          "explain", "gallery", "report", "street", "cli")
 
-# Which rooms a room may import; walk and cli compose them all
+# Which rooms a room may import; street and cli compose them all
 ROOMS = {"core": "", "birds": "", "data": "core birds", "show": "core", "backbone": "core", "prototypes": "", "model": "core backbone prototypes",
-         "loss": "core", "seeding": "core", "train": "core show", "project": "core backbone", "last_layer": "core",
-         "explain": "core backbone project", "gallery": "core show", "report": "core backbone explain project",
-         "walk": " ".join(STREET[:-2]), "cli": " ".join(STREET[:-1])}
+         "loss": "core", "seeding": "core", "train": "core show", "project": "core backbone prototypes", "last_layer": "core",
+         "explain": "core backbone project", "gallery": "core show", "report": "core birds data backbone explain project",
+         "street": " ".join(STREET[:-2]), "cli": " ".join(STREET[:-1])}
 
 # Which packages: these everywhere but where PACKAGES says something else
 ANYWHERE = "torch numpy fastcore tqdm"

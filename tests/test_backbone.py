@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from conftest import ROOT
 from torch import nn
 
-from protolab.backbone import (WEIGHTS, Geometry, add_on, backbone, cell_box, cell_centre, field_box, geometry, load_weights, measure_lean, patched,
+from protolab.backbone import (WEIGHTS, Geometry, add_on, make_backbone, cell_box, cell_centre, field_box, geometry, load_weights, measure_lean, patched,
                                pixel_cell, read_weights, register, upsample, windows)
 from protolab.birds import draw_birds
 from protolab.core import seed_everything
@@ -61,7 +61,7 @@ def some_cells(g):
 
 
 @pytest.fixture(scope="module")
-def nets(): return {name: backbone(name, pretrained=name == "lite0").eval() for name in ("lite0", "small", "vgg16")}
+def nets(): return {name: make_backbone(name, pretrained=name == "lite0").eval() for name in ("lite0", "small", "vgg16")}
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_there_and_back(nets, name, size):
 
 
 def test_the_walk_leaves_no_trace():
-    net = backbone("small").train()
+    net = make_backbone("small").train()
     before = copy.deepcopy(net.state_dict())
     geometry(net, (96, 96))
     assert net.training and not any(m._forward_hooks for m in net.modules())
@@ -173,8 +173,8 @@ def test_a_removed_part_is_found_where_it_was(nets, size, part):
 def test_lean_is_measured_and_saved(nets):
     seed_everything(0)
     assert measure_lean(nets["lite0"], birds(96)) == pytest.approx((-3.5, -3.5), abs=0.9)
-    assert measure_lean(backbone("lite0", pretrained=False).eval(), birds(96)) == pytest.approx((0, 0), abs=0.9)
-    again = backbone("lite0", pretrained=False)
+    assert measure_lean(make_backbone("lite0", pretrained=False).eval(), birds(96)) == pytest.approx((0, 0), abs=0.9)
+    again = make_backbone("lite0", pretrained=False)
     again.load_state_dict(nets["lite0"].state_dict())
     assert geometry(again, (96, 96)) == geometry(nets["lite0"], (96, 96))
 
@@ -242,7 +242,7 @@ def test_lite0_is_standardised_before_it_is_trained(nets):
 
 def test_same_seed_same_network():
     for name in ("lite0", "small"):
-        a, b = [(seed_everything(s), backbone(name).state_dict())[1] for s in (3, 3)]
+        a, b = [(seed_everything(s), make_backbone(name).state_dict())[1] for s in (3, 3)]
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -259,7 +259,7 @@ def test_vgg16_is_torchvisions(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ours = backbone("vgg16").eval()
+        ours = make_backbone("vgg16").eval()
     x = torch.randn(1, 3, 70, 64)
     assert torch.equal(ours(x), theirs.features(x))
 
@@ -270,7 +270,7 @@ def test_vgg16_offline_is_quick_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(room, "urlopen", refuse)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     began = time.perf_counter()
-    with pytest.warns(UserWarning, match="RANDOM weights.*could not be fetched.*no route within 5 s.*pretrained=False") as told: net = backbone("vgg16")
+    with pytest.warns(UserWarning, match="RANDOM weights.*could not be fetched.*no route within 5 s.*pretrained=False") as told: net = make_backbone("vgg16")
     assert time.perf_counter() - began < 10 and net.channels == 512
     assert told[0].filename == __file__ # the warning points at the caller
 
@@ -279,7 +279,7 @@ def test_vgg16_offline_is_quick_and_says_so(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name,hint", [("lite", "did you mean 'lite0'"), ("vgg", "did you mean 'vgg16'"), ("swin", "The registry has lite0, small, vgg16")])
 def test_unknown_backbone(name, hint):
-    with pytest.raises(ValueError, match=hint): backbone(name)
+    with pytest.raises(ValueError, match=hint): make_backbone(name)
 
 
 @pytest.mark.parametrize("name,size", [("lite0", 7), ("small", 3), ("vgg16", 31)])
@@ -344,5 +344,5 @@ def test_register_your_own():
     try:
         @register("mine")
         def mine(pretrained): return Backbone("mine", nn.Conv2d(3, 5, 4, 4), nn.Identity(), 5, IMAGENET)
-        assert geometry(backbone("mine"), (96, 96)) == Geometry(4, (1.5, 1.5), (4, 4), (24, 24), (96, 96))
+        assert geometry(make_backbone("mine"), (96, 96)) == Geometry(4, (1.5, 1.5), (4, 4), (24, 24), (96, 96))
     finally: BACKBONES.pop("mine")

