@@ -6,9 +6,9 @@
 __all__ = ['LOOKS_HEAD', 'STYLE', 'PAGE_STYLE', 'jpeg', 'data_uri', 'Thumbs', 'surroundings', 'class_colour', 'heat_image',
            'picture_html', 'crop_html', 'whole_html', 'class_html', 'Album', 'nearest_tile', 'nearest_view',
            'strips_view', 'wall_view', 'signed', 'worth', 'heat_layer', 'activation_view', 'looks_like_row',
-           'shortened', 'looks_like_view', 'page', 'Tile', 'framed', 'tile', 'fitted', 'written', 'contact_sheet',
-           'source_tiles', 'nearest_sheet', 'activation_sheet', 'looks_like_sheet', 'Gallery', 'NearestGallery',
-           'ActivationGallery', 'LooksLikeGallery']
+           'shortened', 'looks_like_view', 'page', 'Tile', 'framed', 'tile', 'typeface', 'fitted', 'written',
+           'contact_sheet', 'source_tiles', 'nearest_sheet', 'activation_sheet', 'looks_like_sheet', 'Gallery',
+           'NearestGallery', 'ActivationGallery', 'LooksLikeGallery']
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-002
 import base64
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 from math import cos, radians, sin
+from pathlib import Path
 from typing import NamedTuple
 
 import ipywidgets as W
@@ -389,7 +390,15 @@ def tile(
     seen = seen or (0, 0, *thumbs.size)
     return framed(thumbs.picture(i, seen, side), box, seen)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-064
+# %% ../nbs/13_gallery.ipynb #13_gallery-065
+@lru_cache(8)
+def typeface(
+    size:int, # in pixels
+)->ImageFont.FreeTypeFont: # DejaVu Sans, which comes with matplotlib
+    "The font of the still pictures"
+    return ImageFont.truetype(Path(matplotlib.get_data_path())/"fonts"/"ttf"/"DejaVuSans.ttf", size)
+
+# %% ../nbs/13_gallery.ipynb #13_gallery-067
 def fitted(
     line:str, # a text
     font:ImageFont.ImageFont, # it is written in
@@ -405,19 +414,19 @@ def written(
     size:tuple=(260, 92), # (width, height) in pixels
 )->Tile: # for a contact sheet
     "Some lines of text as a picture"
-    image, font = Image.new("RGB", size, "white"), ImageFont.load_default(13)
+    image, font = Image.new("RGB", size, "white"), typeface(12)
     for n, line in enumerate(lines):
         ImageDraw.Draw(image).text((4, size[1] / 2 - 10 * len(lines) + 20 * n), fitted(line, font, size[0] - 6), fill="#222", font=font)
     return Tile(image)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-066
+# %% ../nbs/13_gallery.ipynb #13_gallery-069
 def contact_sheet(
     rows:list, # lists of Tile
     title:str, # a line above them
     gap:int=10, # pixels between two tiles
 )->bytes: # a JPEG file
     "A gallery as one still picture, for pages without a kernel"
-    font, y = ImageFont.load_default(14), 34
+    font, y = typeface(13), 34
     wide = max(sum(t.image.width + gap for t in row) for row in rows) + gap
     high = [max(t.image.height + 14 * len(t.lines) for t in row) + gap for row in rows]
     sheet = Image.new("RGB", (wide, y + sum(high)), "white")
@@ -431,12 +440,12 @@ def contact_sheet(
     return jpeg(sheet)
 
 def _put(sheet, t, x, y):
-    (w, h), draw, font = t.image.size, ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    (w, h), draw, font = t.image.size, ImageDraw.Draw(sheet), typeface(10)
     if t.frame: draw.rectangle((x - 3, y - 3, x + w + 2, y + h + 2), fill=t.frame)
     sheet.paste(t.image, (x, y))
     for n, line in enumerate(t.lines): draw.text((x, y + h + 3 + 14 * n), fitted(line, font, w), fill="#333", font=font)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-069
+# %% ../nbs/13_gallery.ipynb #13_gallery-072
 def source_tiles(
     album:Album, # the prototypes
     j:int, # which of them
@@ -461,7 +470,7 @@ def nearest_sheet(
     tiles = [one(p) for p in patches]
     return contact_sheet([source_tiles(album, j), *(tiles[n:n + 5] for n in range(0, len(tiles), 5))], f"Patches nearest to prototype {album.name(j)}")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-071
+# %% ../nbs/13_gallery.ipynb #13_gallery-074
 def activation_sheet(
     album:Album, # the prototypes
     e:Evidence, # one of them, in one image
@@ -472,7 +481,7 @@ def activation_sheet(
     base, seen = thumbs.picture(0, None, 192), (0, 0, *thumbs.size)
     over = Image.blend(base.convert("L").convert("RGB"), heat_image(e.map).resize(base.size), opacity)
     return contact_sheet([[Tile(framed(base, e.box, seen), ("the image",)), Tile(framed(over, e.box, seen), ("its map",)), *source_tiles(album, e.prototype, 192)]],
-                         f"Prototype {album.name(e.prototype)}: {e.similarity:.2f} × {e.weight:.2f} = {e.contribution:.2f}")
+                         f"Prototype {album.name(e.prototype)}: {e.similarity:.2f} × {signed(e.weight)} = {signed(e.contribution)}")
 
 def looks_like_sheet(
     album:Album, # the prototypes
@@ -482,12 +491,12 @@ def looks_like_sheet(
 )->bytes: # a JPEG file
     "`looks_like_view` as a still picture"
     rows = [[Tile(tile(thumbs, 0, e.box, surroundings(e.box, thumbs.size)), ("this",)), *source_tiles(album, e.prototype),
-             written((f"prototype {album.name(e.prototype)}", f"{e.similarity:.2f} × {e.weight:.2f} = {e.contribution:.2f}"))] for e in told.rows]
+             written((f"prototype {album.name(e.prototype)}", f"{e.similarity:.2f} × {signed(e.weight)} = {signed(e.contribution)}"))] for e in told.rows]
     known = "" if truth is None else f" (it is a {album.classes[truth]})"
-    rest = written((f"{len(album.patches) - len(told.rows)} other prototypes: {told.rest:.2f}", f"sum, the logit: {told.logit:.2f}"))
+    rest = written((f"{len(album.patches) - len(told.rows)} other prototypes: {signed(told.rest)}", f"sum, the logit: {signed(told.logit)}"))
     return contact_sheet([*rows, [Tile(thumbs.picture(0, None, 92)), rest]], f"Why {album.classes[told.target]}?{known}")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-077
+# %% ../nbs/13_gallery.ipynb #13_gallery-080
 class Gallery(W.VBox):
     "Controls, one HTML child, and a still picture for where no kernel runs; a child class has `title`, `view`, `sheet`, `shown()` and `sections()`"
     def __init__(self,
@@ -509,7 +518,7 @@ class Gallery(W.VBox):
     def _repr_mimebundle_(self, **kwargs):
         return super()._repr_mimebundle_(**kwargs) | {"image/jpeg": base64.b64encode(self.sheet(*self.shown())).decode(), "text/plain": self.title}
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-078
+# %% ../nbs/13_gallery.ipynb #13_gallery-081
 @patch
 def to_html(self:Gallery,
     path:str, # the file to write
@@ -517,7 +526,7 @@ def to_html(self:Gallery,
     "Write all that the gallery can show as one self-contained page, whole or not at all"
     with atomic_path(path) as tmp: tmp.write_text(page(self.title, self.sections()), encoding="utf-8")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-083
+# %% ../nbs/13_gallery.ipynb #13_gallery-086
 class NearestGallery(Gallery):
     "The patches nearest to a prototype"
     title, view, sheet = "Nearest patches", staticmethod(nearest_view), staticmethod(nearest_sheet)
@@ -541,7 +550,7 @@ class NearestGallery(Gallery):
 
     def sections(self): return [(f"Nearest in {name}", strips_view(self.album, [row[:self.k.value] for row in lists], thumbs)) for name, (lists, thumbs) in self.near.items()]
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-086
+# %% ../nbs/13_gallery.ipynb #13_gallery-089
 class ActivationGallery(Gallery):
     "Where prototypes light up in one image"
     title, view, sheet = "Activation maps", staticmethod(activation_view), staticmethod(activation_sheet)
@@ -563,7 +572,7 @@ class ActivationGallery(Gallery):
     def shown(self): return self._args(self.evidence[self.prototype.value])
     def sections(self): return [(self.album.name(e.prototype), self.view(*self._args(e))) for e in self.evidence]
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-089
+# %% ../nbs/13_gallery.ipynb #13_gallery-092
 class LooksLikeGallery(Gallery):
     "This looks like that, for one image"
     title, view, sheet = "This looks like that", staticmethod(looks_like_view), staticmethod(looks_like_sheet)
