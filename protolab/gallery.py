@@ -8,7 +8,7 @@ __all__ = ['LOOKS_HEAD', 'STYLE', 'PAGE_STYLE', 'jpeg', 'data_uri', 'Thumbs', 's
            'strips_view', 'wall_view', 'signed', 'worth', 'heat_layer', 'activation_view', 'looks_like_row',
            'shortened', 'looks_like_view', 'page', 'Tile', 'framed', 'tile', 'typeface', 'fitted', 'written',
            'contact_sheet', 'source_tiles', 'nearest_sheet', 'activation_sheet', 'looks_like_sheet', 'Gallery',
-           'NearestGallery', 'ActivationGallery', 'LooksLikeGallery']
+           'stepper', 'NearestGallery', 'ActivationGallery', 'LooksLikeGallery']
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-002
 import base64
@@ -527,6 +527,15 @@ def to_html(self:Gallery,
     with atomic_path(path) as tmp: tmp.write_text(page(self.title, self.sections()), encoding="utf-8")
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-086
+def stepper(
+    choice:W.Dropdown, # or another control with options
+)->W.IntSlider: # moves with it
+    "A slider that goes through the options of a list by arrow keys, Home and End"
+    slider = W.IntSlider(max=len(choice.options) - 1, readout=False, layout=W.Layout(width="170px"))
+    W.link((choice, "index"), (slider, "value"))
+    return slider
+
+# %% ../nbs/13_gallery.ipynb #13_gallery-088
 class NearestGallery(Gallery):
     "The patches nearest to a prototype"
     title, view, sheet = "Nearest patches", staticmethod(nearest_view), staticmethod(nearest_sheet)
@@ -539,10 +548,10 @@ class NearestGallery(Gallery):
         self.album, self.near = album, near
         most = max(len(row) for lists, _ in near.values() for row in lists)
         self.prototype = W.Dropdown(options=[(album.name(p.prototype), p.prototype) for p in album.patches], description="prototype")
-        self.images = W.ToggleButtons(options=list(near), description="images")
+        self.images = W.ToggleButtons(options=list(near), style={"button_width": "auto"})
         self.k = W.IntSlider(min(k, most), min=1, max=most, description="patches")
-        self.show = W.ToggleButtons(options={"patch": crop_html, "whole image": whole_html}, description="show")
-        super().__init__([self.prototype, self.images, self.k, self.show])
+        self.show = W.ToggleButtons(options={"patch": crop_html, "whole image": whole_html}, style={"button_width": "auto"})
+        super().__init__([self.prototype, stepper(self.prototype), self.images, self.show, self.k])
 
     def shown(self):
         lists, thumbs = self.near[self.images.value]
@@ -550,7 +559,7 @@ class NearestGallery(Gallery):
 
     def sections(self): return [(f"Nearest in {name}", strips_view(self.album, [row[:self.k.value] for row in lists], thumbs)) for name, (lists, thumbs) in self.near.items()]
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-089
+# %% ../nbs/13_gallery.ipynb #13_gallery-091
 class ActivationGallery(Gallery):
     "Where prototypes light up in one image"
     title, view, sheet = "Activation maps", staticmethod(activation_view), staticmethod(activation_sheet)
@@ -566,13 +575,13 @@ class ActivationGallery(Gallery):
         names = [(f"{album.name(e.prototype)} ({signed(e.contribution)})", n) for n, e in enumerate(evidence)]
         self.prototype = W.Dropdown(options=names, description="prototype")
         self.opacity = W.IntSlider(60, min=0, max=100, step=5, description="opacity %")
-        super().__init__([self.prototype, self.opacity])
+        super().__init__([self.prototype, stepper(self.prototype), self.opacity])
 
     def _args(self, e): return self.album, e, self.thumbs, self.opacity.value / 100
     def shown(self): return self._args(self.evidence[self.prototype.value])
     def sections(self): return [(self.album.name(e.prototype), self.view(*self._args(e))) for e in self.evidence]
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-092
+# %% ../nbs/13_gallery.ipynb #13_gallery-094
 class LooksLikeGallery(Gallery):
     "This looks like that, for one image"
     title, view, sheet = "This looks like that", staticmethod(looks_like_view), staticmethod(looks_like_sheet)
@@ -584,7 +593,7 @@ class LooksLikeGallery(Gallery):
     ):
         if not told: raise ValueError("0 explanations came: pass explain.explanations(model, x) of this image")
         self.album, self.thumbs, self.told, self.truth = album, Thumbs(image[None]), told, truth
-        self.target = W.Dropdown(options=[(f"{album.classes[t.target]} ({t.logit:.2f})", n) for n, t in enumerate(told)], description="why")
+        self.target = W.ToggleButtons(options=[(f"{album.classes[t.target]} ({t.logit:.2f})", n) for n, t in enumerate(told)], style={"button_width": "auto"})
         most = max(len(t.rows) for t in told)
         self.k = W.IntSlider(min(5, most), min=1, max=most, description="rows")
         super().__init__([self.target, self.k])

