@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from .backbone import cell_box, geometry, patched, upsample
-from .core import Evidence, Out, Patch
-from .project import evaluating, nearest, stream
+from .core import Evidence, Out, Patch, evaluating
+from .project import nearest, stream
 
 # %% ../nbs/12_explain.ipynb #12_explain-007
 def ask(

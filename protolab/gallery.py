@@ -77,7 +77,7 @@ def picture(self:Thumbs,
     scale = side / max(part.size)
     return part.resize([max(1, round(n * scale)) for n in part.size], Image.Resampling.BICUBIC)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-016
+# %% ../nbs/13_gallery.ipynb #13_gallery-017
 def surroundings(
     box:tuple, # (top, left, bottom, right) in pixels, ends excluded
     size:tuple, # (H,W) of the image
@@ -90,7 +90,7 @@ def surroundings(
     top, left = (min(max(start, 0), limit - side) for start, limit in zip(middle, size))
     return top, left, top + side, left + side
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-019
+# %% ../nbs/13_gallery.ipynb #13_gallery-020
 @lru_cache(1024)
 def class_colour(
     label:int, # class, 0 or larger
@@ -103,7 +103,7 @@ def class_colour(
     srgb = (12.92 * c if c < 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055 for c in (min(max(c, 0), 1) for c in linear))
     return "#" + "".join(f"{round(255 * c):02x}" for c in srgb)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-022
+# %% ../nbs/13_gallery.ipynb #13_gallery-023
 def heat_image(
     map:Tensor, # (H,W) similarity of every place
 )->Image.Image: # RGB, from its smallest value (dark) to its largest (bright)
@@ -112,7 +112,7 @@ def heat_image(
     level = ((map - low) / (high - low).clamp(min=1e-9)).numpy()
     return Image.fromarray((255 * matplotlib.colormaps["magma"](level)[..., :3]).astype(np.uint8))
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-025
+# %% ../nbs/13_gallery.ipynb #13_gallery-026
 def picture_html(
     uri:str, # of a thumbnail
     alt:str, # what one sees, for those who do not
@@ -130,7 +130,7 @@ def picture_html(
     edge = f' style="--f:{frame}"' if frame else ""
     return f'<span class="pl-pic"{edge}><img src="{uri}" alt="{escape(alt)}">{layer}{mark}</span>'
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-028
+# %% ../nbs/13_gallery.ipynb #13_gallery-029
 def crop_html(
     thumbs:Thumbs, # the images that the record speaks of
     i:int, # which image
@@ -152,7 +152,7 @@ def whole_html(
     "A whole image, and a box in it"
     return picture_html(thumbs.uri(i), alt, (0, 0, *thumbs.size), box, frame)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-030
+# %% ../nbs/13_gallery.ipynb #13_gallery-031
 def class_html(
     label:int, # a class
     classes:list, # C names
@@ -160,7 +160,7 @@ def class_html(
     "The name of a class beside its colour"
     return f'<span class="pl-tag"><b style="background:{class_colour(label)}"></b>{escape(classes[label])}</span>'
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-034
+# %% ../nbs/13_gallery.ipynb #13_gallery-035
 @dataclass(frozen=True)
 class Album:
     "The prototypes and their pictures: what every gallery needs to know of a model"
@@ -176,7 +176,7 @@ class Album:
     def tag(self, j): return class_html(self.patches[j].label, self.classes)
     def name(self, j): return f"{j} · {self.classes[self.patches[j].label]}"
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-037
+# %% ../nbs/13_gallery.ipynb #13_gallery-039
 def nearest_tile(
     album:Album, # the prototypes
     j:int, # which of them
@@ -203,7 +203,7 @@ def nearest_view(
     return (f'<div class="pl"><header>{album.crop(j)}{album.whole(j)}<div><h3>Prototype {j}</h3>{album.tag(j)}'
             f'<p>{own} of the {len(patches)} nearest patches are of its class</p></div></header><div class="pl-grid">{tiles}</div></div>')
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-041
+# %% ../nbs/13_gallery.ipynb #13_gallery-043
 def strips_view(
     album:Album, # the prototypes
     near:list, # P lists of Patch, nearest first
@@ -230,7 +230,7 @@ def wall_view(
         blocks.append(f'<section><h3>{class_html(label, album.classes)}</h3><div class="pl-cards">{cards}</div></section>')
     return f'<div class="pl pl-wall">{"".join(blocks)}</div>'
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-044
+# %% ../nbs/13_gallery.ipynb #13_gallery-046
 def signed(
     value:float, # any number
 )->str: # with its sign and two decimals
@@ -243,7 +243,7 @@ def worth(
     "The arithmetic of one term"
     return f"{e.similarity:.2f} × {signed(e.weight)} = <strong>{signed(e.contribution)}</strong>"
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-046
+# %% ../nbs/13_gallery.ipynb #13_gallery-049
 def heat_layer(
     map:Tensor, # (H,W) similarity of every place
     alt:str, # what one sees
@@ -255,7 +255,7 @@ def heat_layer(
     return (f'<img class="pl-heat" style="opacity:{opacity:.2f}" src="{data_uri(jpeg(heat_image(map)))}" alt="{escape(alt)}">'
             f'<em style="top:{100 * (y + 0.5) / H:.1f}%;left:{100 * (x + 0.5) / w:.1f}%"></em>')
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-048
+# %% ../nbs/13_gallery.ipynb #13_gallery-051
 def activation_view(
     album:Album, # the prototypes
     e:Evidence, # one of them, in one image
@@ -272,7 +272,7 @@ def activation_view(
             f'<p>{worth(e)} for {escape(album.classes[e.target])}</p></div></header><div class="pl-two">{base}<div class="pl-under">{under}</div></div>'
             f'<div class="pl-bar"><span>{low}</span><b></b><span>{high}</span> similarity</div></div>')
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-051
+# %% ../nbs/13_gallery.ipynb #13_gallery-054
 def looks_like_row(
     album:Album, # the prototypes
     e:Evidence, # one term
@@ -292,7 +292,7 @@ def shortened(
     "Fewer rows, the same sum"
     return told._replace(rows=told.rows[:k], rest=told.rest + sum(e.contribution for e in told.rows[k:]))
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-053
+# %% ../nbs/13_gallery.ipynb #13_gallery-056
 LOOKS_HEAD = ('<div class="pl-row pl-head"><span>this part</span><span>looks like that prototype</span><span>of this image</span>'
               "<span>similarity × weight = contribution</span></div>")
 
@@ -312,7 +312,7 @@ def looks_like_view(
             f'<div class="pl-sum"><p>{others} other prototypes <strong>{signed(told.rest)}</strong></p>'
             f"<p>Sum: the logit of {name} <strong>{signed(told.logit)}</strong></p></div></div></div></div>")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-056
+# %% ../nbs/13_gallery.ipynb #13_gallery-059
 STYLE = """
 .pl{--ink:var(--jp-content-font-color1,var(--color-foreground-primary,var(--pl-ink,#1d1d1f)));--quiet:var(--jp-content-font-color2,var(--color-foreground-muted,var(--pl-quiet,#66666d)));
 --line:var(--jp-border-color2,var(--color-background-border,var(--pl-line,#e4e1da)));--side:96px;color:var(--ink);font:14px/1.45 system-ui,sans-serif;overflow-wrap:anywhere;container-type:inline-size}
@@ -338,7 +338,7 @@ STYLE = """
 @container (max-width:520px){.pl-row{grid-template-columns:repeat(3,minmax(0,1fr));--side:100%}.pl-row>div{grid-column:1/-1}.pl-strip{grid-template-columns:72px minmax(0,1fr);gap:12px;--side:72px}.pl-strip>span{grid-template-columns:repeat(auto-fit,minmax(48px,1fr))}.pl-head>:last-child{display:none}.pl-cards{grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}}
 """
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-058
+# %% ../nbs/13_gallery.ipynb #13_gallery-061
 PAGE_STYLE = """
 :root{color-scheme:light dark;--pl-paper:#fbfaf7;--pl-ink:#1d1d1f;--pl-quiet:#66666d;--pl-line:#e4e1da;--pl-link:#0b6b60}
 @media (prefers-color-scheme:dark){:root{--pl-paper:#151517;--pl-ink:#ececf0;--pl-quiet:#a2a2ab;--pl-line:#37373e;--pl-link:#5fd0c0}}
@@ -360,7 +360,7 @@ def page(
             f"<title>{escape(title)}</title><style>{PAGE_STYLE}{STYLE}</style></head><body><main><h1>{escape(title)}</h1><p>{escape(lead)}</p>"
             f"{f'<nav>{links}</nav>' if len(sections) > 1 else ''}{body}</main></body></html>")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-061
+# %% ../nbs/13_gallery.ipynb #13_gallery-064
 class Tile(NamedTuple):
     "One picture of a contact sheet"
     image: Image.Image # RGB
@@ -378,7 +378,7 @@ def framed(
     for grow, ink, width in ((1, "black", 4), (0, "#ffe249", 2)): draw.rectangle((l - grow, t - grow, r - 1 + grow, b - 1 + grow), outline=ink, width=width)
     return image
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-062
+# %% ../nbs/13_gallery.ipynb #13_gallery-065
 def tile(
     thumbs:Thumbs, # images
     i:int, # which
@@ -390,7 +390,7 @@ def tile(
     seen = seen or (0, 0, *thumbs.size)
     return framed(thumbs.picture(i, seen, side), box, seen)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-065
+# %% ../nbs/13_gallery.ipynb #13_gallery-068
 @lru_cache(8)
 def typeface(
     size:int, # in pixels
@@ -398,7 +398,7 @@ def typeface(
     "The font of the still pictures"
     return ImageFont.truetype(Path(matplotlib.get_data_path())/"fonts"/"ttf"/"DejaVuSans.ttf", size)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-067
+# %% ../nbs/13_gallery.ipynb #13_gallery-070
 def fitted(
     line:str, # a text
     font:ImageFont.ImageFont, # it is written in
@@ -419,7 +419,7 @@ def written(
         ImageDraw.Draw(image).text((4, size[1] / 2 - 10 * len(lines) + 20 * n), fitted(line, font, size[0] - 6), fill="#222", font=font)
     return Tile(image)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-069
+# %% ../nbs/13_gallery.ipynb #13_gallery-072
 def contact_sheet(
     rows:list, # lists of Tile
     title:str, # a line above them
@@ -445,7 +445,7 @@ def _put(sheet, t, x, y):
     sheet.paste(t.image, (x, y))
     for n, line in enumerate(t.lines): draw.text((x, y + h + 3 + 14 * n), fitted(line, font, w), fill="#333", font=font)
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-072
+# %% ../nbs/13_gallery.ipynb #13_gallery-075
 def source_tiles(
     album:Album, # the prototypes
     j:int, # which of them
@@ -470,7 +470,7 @@ def nearest_sheet(
     tiles = [one(p) for p in patches]
     return contact_sheet([source_tiles(album, j), *(tiles[n:n + 5] for n in range(0, len(tiles), 5))], f"Patches nearest to prototype {album.name(j)}")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-074
+# %% ../nbs/13_gallery.ipynb #13_gallery-077
 def activation_sheet(
     album:Album, # the prototypes
     e:Evidence, # one of them, in one image
@@ -496,14 +496,14 @@ def looks_like_sheet(
     rest = written((f"{len(album.patches) - len(told.rows)} other prototypes: {signed(told.rest)}", f"sum, the logit: {signed(told.logit)}"))
     return contact_sheet([*rows, [Tile(thumbs.picture(0, None, 92)), rest]], f"Why {album.classes[told.target]}?{known}")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-080
+# %% ../nbs/13_gallery.ipynb #13_gallery-083
 class Gallery(W.VBox):
     "Controls, one HTML child, and a still picture for where no kernel runs; a child class has `title`, `view`, `sheet`, `shown()` and `sections()`"
     def __init__(self,
         controls:list, # ipywidgets with a `value`
     ):
         self.screen = W.HTML()
-        super().__init__([W.HBox(controls, layout=W.Layout(flex_flow="row wrap")), self.screen])
+        super().__init__([W.HBox(controls, layout=W.Layout(flex_flow="row wrap", grid_gap="4px 14px")), self.screen])
         for control in controls: control.observe(self.draw, "value")
         self.draw()
 
@@ -518,7 +518,7 @@ class Gallery(W.VBox):
     def _repr_mimebundle_(self, **kwargs):
         return super()._repr_mimebundle_(**kwargs) | {"image/jpeg": base64.b64encode(self.sheet(*self.shown())).decode(), "text/plain": self.title}
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-081
+# %% ../nbs/13_gallery.ipynb #13_gallery-084
 @patch
 def to_html(self:Gallery,
     path:str, # the file to write
@@ -526,7 +526,7 @@ def to_html(self:Gallery,
     "Write all that the gallery can show as one self-contained page, whole or not at all"
     with atomic_path(path) as tmp: tmp.write_text(page(self.title, self.sections()), encoding="utf-8")
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-086
+# %% ../nbs/13_gallery.ipynb #13_gallery-089
 def stepper(
     choice:W.Dropdown, # or another control with options
 )->W.IntSlider: # moves with it
@@ -535,7 +535,7 @@ def stepper(
     W.link((choice, "index"), (slider, "value"))
     return slider
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-088
+# %% ../nbs/13_gallery.ipynb #13_gallery-091
 class NearestGallery(Gallery):
     "The patches nearest to a prototype"
     title, view, sheet = "Nearest patches", staticmethod(nearest_view), staticmethod(nearest_sheet)
@@ -559,7 +559,7 @@ class NearestGallery(Gallery):
 
     def sections(self): return [(f"Nearest in {name}", strips_view(self.album, [row[:self.k.value] for row in lists], thumbs)) for name, (lists, thumbs) in self.near.items()]
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-091
+# %% ../nbs/13_gallery.ipynb #13_gallery-095
 class ActivationGallery(Gallery):
     "Where prototypes light up in one image"
     title, view, sheet = "Activation maps", staticmethod(activation_view), staticmethod(activation_sheet)
@@ -581,7 +581,7 @@ class ActivationGallery(Gallery):
     def shown(self): return self._args(self.evidence[self.prototype.value])
     def sections(self): return [(self.album.name(e.prototype), self.view(*self._args(e))) for e in self.evidence]
 
-# %% ../nbs/13_gallery.ipynb #13_gallery-094
+# %% ../nbs/13_gallery.ipynb #13_gallery-098
 class LooksLikeGallery(Gallery):
     "This looks like that, for one image"
     title, view, sheet = "This looks like that", staticmethod(looks_like_view), staticmethod(looks_like_sheet)
