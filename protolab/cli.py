@@ -24,6 +24,7 @@ def parser()->argparse.ArgumentParser: # of the whole command
     walk.add_argument("--recipe", choices=RECIPE_NAMES, default="frozen", help="who learns: all but the pretrained trunk, the trunk too, or everything from nothing")
     walk.add_argument("--seed", type=whole, default=0, help="of the images, the network and their order")
     walk.add_argument("--data", default="birds", metavar="birds|FOLDER|fashion-mnist[:FOLDER]", help="drawn birds, a folder with one subfolder a class, or Fashion-MNIST")
+    walk.add_argument("--per-class", type=whole, default=None, metavar="N", help="training images of each class (default: 40 birds, 200 of Fashion-MNIST, all of a folder)")
     walk.add_argument("--out", type=Path, default=Path("protolab-walk.html"), help="the gallery page; the model is written beside it")
     return top
 
@@ -39,14 +40,16 @@ FASHION = "fashion-mnist"
 
 def splits_for(
     data:str, # "birds", a folder, "fashion-mnist" or "fashion-mnist:FOLDER"
-    recipe:str, # decides the size of the images
-    seed:int, # of the choice, and of the birds
+    recipe:str="frozen", # decides the size of the images
+    seed:int=0, # of the choice, and of the birds
+    per_class:int|None=None, # training images of each class; None: 40 birds, 200 of Fashion-MNIST, all of a folder
 ): # Splits
     "The images that the command line asks for"
     from protolab.data import bird_splits, fashion_splits, folder_splits
-    size = 64 if recipe == "scratch" else 96
-    if data == "birds": return bird_splits(seed, size=size)
-    if data.split(":")[0] == FASHION: return fashion_splits(data.partition(":")[2] or None, size=64, seed=seed)
+    size = 64 if recipe == "scratch" or data.startswith(FASHION) else 96
+    if data == "birds": return bird_splits(seed, per_class or 40, size)
+    if data.split(":")[0] == FASHION: return fashion_splits(data.partition(":")[2] or None, per_class or 200, size, seed)
+    if per_class: raise ValueError(f"--per-class {per_class} came with the folder {data}: all images of a folder are used; leave it out, or put fewer images there")
     return folder_splits(data, size=size, seed=seed)
 
 # %% ../nbs/16_cli.ipynb #16_cli-015
@@ -55,8 +58,10 @@ def walk_job(
 )->None:
     "Walk, print the table, write the page and the model"
     from protolab.model import save
-    from protolab.street import walk
-    done = walk(splits_for(args.data, args.recipe, args.seed), args.recipe, args.seed)
+    from protolab.street import timed, walk
+    before = {}
+    with timed(before, "images"): splits = splits_for(args.data, args.recipe, args.seed, args.per_class)
+    done = walk(splits, args.recipe, args.seed, before)
     print(done)
     done.gallery(args.out)
     save(done.trained.model, args.out.with_suffix(".safetensors"))

@@ -9,12 +9,12 @@ __all__ = ['IMAGENET', 'Out', 'Patch', 'Evidence', 'Stats', 'seed_everything', '
 # %% ../nbs/00_core.ipynb #00_core-002
 import os
 import random
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -108,13 +108,12 @@ def atomic_path(
     "Write a file whole or not at all; on any error the old file stays as it was"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    beside = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        yield Path(name)
-        os.replace(name, path)
+        yield beside
+        os.replace(beside, path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #00_core-042
 def import_torchvision():

@@ -184,11 +184,13 @@ def explained(
     album:Album, # its prototypes
     i:int, # which test image
     k:int=5, # rows
-)->str: # HTML
+)->tuple: # heading, HTML
     "This looks like that, for one test image"
     images = trained.dls.test.images
     told = explanations(trained.model, normalise(images.x[i], trained.model.backbone.stats), k=k)[0]
-    return looks_like_view(album, told, Thumbs(images.x[i:i + 1]), images.y[i].item())
+    says, truth = images.classes[told.target], images.classes[images.y[i]]
+    heading = f"Why {says}?" if says == truth else f"Why {says}, and not {truth}?"
+    return heading, looks_like_view(album, told, Thumbs(images.x[i:i + 1]), images.y[i].item())
 
 def gallery_page(
     trained:Trained, # a network after its stages
@@ -202,7 +204,7 @@ def gallery_page(
     near = as_patches(nearest(trained.net, trained.dls.project, k), map_geometry(trained.model, trained.geometry), project.names)
     firsts = [(y == c).nonzero()[0].item() for c in y.unique()[:images]]
     table = "<table>" + "".join(f"<tr><th>{escape(what)}</th><td>{escape(value)}</td></tr>" for what, value in rows) + "</table>"
-    return page("This looks like that", [("What was measured", table), *((f"Why {project.classes[y[i]]}?", explained(trained, album, i)) for i in firsts),
+    return page("This looks like that", [("What was measured", table), *(explained(trained, album, i) for i in firsts),
                                          ("All prototypes", wall_view(album)), ("The patches nearest to each", strips_view(album, near, thumbs))],
                 lead=f"{len(project.classes)} classes, {len(album.patches)} prototypes. Each prototype is a patch of a training image; a class's score is the sum of similarity times weight.")
 
@@ -226,14 +228,15 @@ def walk(
     splits:Splits|None=None, # images; None: the birds, at the size that the recipe wants
     recipe:str="frozen", # a name in `RECIPES`
     seed:int=0, # of the birds, the network and the order of the images
+    before:dict|None=None, # name of a step that was done already -> seconds, for the table
 )->Walk:
     "Images in, three stages, measured: the whole street"
     if recipe not in RECIPES: raise ValueError(f"recipe {recipe!r} is unknown: choose one of {', '.join(RECIPES)}")
-    drawing = {}
+    seconds = dict(before or {})
     if splits is None:
-        with timed(drawing, "drawing"): splits = bird_splits(seed, size=64 if recipe == "scratch" else 96)
+        with timed(seconds, "drawing"): splits = bird_splits(seed, size=64 if recipe == "scratch" else 96)
     trained = RECIPES[recipe](splits, seed)
-    seconds = drawing | seconds_of(trained)
     P, C = len(trained.model.cls), len(splits.train.classes)
+    seconds |= seconds_of(trained)
     times = [(f"seconds, {name}", f"{s:.1f}") for name, s in (seconds | {"in all": sum(seconds.values())}).items()]
     return Walk(trained, rows_of_numbers(stage_numbers(trained), P * (C - 1)) + rows_of_parts(part_numbers(trained)) + times)
