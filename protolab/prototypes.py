@@ -212,11 +212,12 @@ def patch_gradient(
     g:Tensor, # (N,P) twice the gradient of the distances
 )->Tensor: # (N,L,K)
     "For each patch, sum over the prototypes that it won of g (patch - p)"
-    N, L, _ = X.shape
-    small = torch.int16 if N * L < 2**15 else torch.int64   # short numbers sort faster
-    owner, order = winning_rows(cell, L).flatten().to(small).sort()
+    (N, L, _), P = X.shape, len(p)
+    short = torch.int16 if N * L < 2**15 else torch.int64   # short numbers sort faster
+    owner, order = winning_rows(cell, L).flatten().to(short).sort()
     count = torch.bincount(owner, minlength=N * L)
-    won = F.embedding_bag(order % len(p), p, count.cumsum(0) - count, mode="sum", per_sample_weights=g.flatten()[order])
+    j = order.view(N, P) - P * torch.arange(N, device=p.device)[:, None]   # an image's pairs stay together, as it has P of them
+    won = F.embedding_bag(j.flatten(), p, count.cumsum(0) - count, mode="sum", per_sample_weights=g.gather(1, j).flatten())
     total = g.new_zeros(N, L).scatter_add_(1, cell, g)
     return (X * total[:, :, None]).sub_(won.view_as(X))
 
