@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-007
+# %% ../nbs/08_seeding.ipynb #08_seeding-008
 def random_start(
     model:nn.Module, # a ProtoPNet; its prototypes (P,D,hp,wp) are overwritten
 )->None:
     "Draw every prototype uniformly from [0,1] (the paper's start)"
     with torch.no_grad(): model.prototypes.vectors.uniform_()
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-015
+# %% ../nbs/08_seeding.ipynb #08_seeding-017
 def evidence_maps(
     head:nn.Linear, # of the plain classifier: weight (C,channels)
     h:Tensor, # (N,channels,h,w) maps of the backbone
@@ -31,7 +31,7 @@ def evidence_maps(
     "How much each cell speaks for a class, compared with the average class"
     return torch.einsum("nchw,nc->nhw", h, head.weight[y] - head.weight.mean(0))
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-019
+# %% ../nbs/08_seeding.ipynb #08_seeding-021
 def hide_blocks(
     h:Tensor, # (N,channels,h,w) maps
     share:float, # of the 2 x 2 blocks of cells to hide, 0 to 1
@@ -41,7 +41,7 @@ def hide_blocks(
     keep = torch.rand(len(h), 1, ceil(rows / 2), ceil(cols / 2), device=h.device) >= share
     return h * keep.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :rows, :cols]
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-021
+# %% ../nbs/08_seeding.ipynb #08_seeding-023
 def plain_logits(
     model:nn.Module, # anything with a `backbone`
     head:nn.Linear, # (channels to C)
@@ -51,6 +51,7 @@ def plain_logits(
     "Largest value of each channel, then one linear layer: a classifier without prototypes"
     return head(hide_blocks(model.backbone(x), hide).amax((2, 3)))
 
+# %% ../nbs/08_seeding.ipynb #08_seeding-025
 def plain_classifier(
     model:nn.Module, # a ProtoPNet; all of its `backbone` that can learn is trained, nothing else
     loader, # batches (x, y) of the training images
@@ -72,7 +73,7 @@ def plain_classifier(
     model.eval()
     return head
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-022
+# %% ../nbs/08_seeding.ipynb #08_seeding-026
 @torch.no_grad()
 def plain_accuracy(
     model:nn.Module, # anything with a `backbone`
@@ -83,7 +84,7 @@ def plain_accuracy(
     right = [plain_logits(model, head, x.to(head.weight.device)).argmax(1).cpu() == y for x, y in loader]
     return torch.cat(right).float().mean().item()
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-024
+# %% ../nbs/08_seeding.ipynb #08_seeding-028
 @torch.no_grad()
 def read_maps(
     model:nn.Module, # a ProtoPNet
@@ -95,7 +96,7 @@ def read_maps(
     rows = [(h := model.backbone(x.to(device)), model.add_on(h), y.to(device)) for x, y in loader]
     return tuple(torch.cat(part) for part in zip(*rows))
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-029
+# %% ../nbs/08_seeding.ipynb #08_seeding-033
 def strongest(
     e:Tensor, # (N,h,w) evidence
     share:float, # of the cells to keep; at least 4 cells
@@ -104,7 +105,7 @@ def strongest(
     e = e.flatten(1)
     return e.topk(min(e.shape[1], max(4, int(e.shape[1] * share))), 1).indices
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-031
+# %% ../nbs/08_seeding.ipynb #08_seeding-035
 def squared(
     a:Tensor, # (...,n,D)
     b:Tensor, # (m,D)
@@ -129,7 +130,7 @@ def kmeans(
         centres = torch.where(count > 0, sums / count.clamp(min=1), centres)
     return centres
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-035
+# %% ../nbs/08_seeding.ipynb #08_seeding-041
 def patches_at(
     z:Tensor, # (n,D,h,w)
     cell:Tensor, # (n,) cells in row order, one a map
@@ -141,7 +142,7 @@ def patches_at(
     windows = z.unfold(2, hp, 1).unfold(3, wp, 1)              # (n,D,h',w',hp,wp), a view
     return windows[torch.arange(len(z), device=z.device), :, top, left]
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-037
+# %% ../nbs/08_seeding.ipynb #08_seeding-043
 @torch.no_grad()
 def evidence_start(
     model:nn.Module, # a ProtoPNet; its prototypes (P,D,hp,wp) are overwritten
@@ -157,7 +158,7 @@ def evidence_start(
         found = torch.cat([patches_at(z[own], c, size).flatten(1) for c in cells[own].T])
         model.prototypes.vectors[mine] = kmeans(found, len(mine)).view(len(mine), *z.shape[1:2], *size)
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-042
+# %% ../nbs/08_seeding.ipynb #08_seeding-049
 def separations(
     near:Tensor, # (N,V) distance of each image to each word
     y:Tensor, # (N,)
@@ -169,7 +170,7 @@ def separations(
     apart = (mean[None] - mean[:, None]) / (spread[None] + spread[:, None] + 1e-12).sqrt()
     return torch.erf(apart / 2 ** 0.5).clamp(min=0)
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-046
+# %% ../nbs/08_seeding.ipynb #08_seeding-053
 def overlaps(
     cell:Tensor, # (n,V) nearest cell of each word in each image of a class
     width:int, # cells in a row
@@ -179,7 +180,7 @@ def overlaps(
     place = torch.stack([cell // width, cell % width], -1).float()
     return torch.stack([(place - place[:, v:v + 1]).norm(dim=-1).le(radius).float().mean(0) for v in range(cell.shape[1])])
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-049
+# %% ../nbs/08_seeding.ipynb #08_seeding-056
 def choose_words(
     gain:Tensor, # (R,V) how well each word tells the class from each rival
     overlap:Tensor, # (V,V) share of images in which two words are at one place
@@ -196,7 +197,7 @@ def choose_words(
         told, taken = told + gain[:, chosen[-1]], torch.maximum(taken, overlap[chosen[-1]])
     return chosen
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-055
+# %% ../nbs/08_seeding.ipynb #08_seeding-062
 def word_distances(
     h:Tensor, # (N,channels,h,w)
     words:Tensor, # (V,channels)
@@ -215,7 +216,7 @@ def word_patches(
     best = near.argsort()[:max(1, ceil(0.7 * len(near)))]
     return patches_at(z[best], cell[best], size).mean(0)
 
-# %% ../nbs/08_seeding.ipynb #08_seeding-057
+# %% ../nbs/08_seeding.ipynb #08_seeding-064
 @torch.no_grad()
 def vocabulary_start(
     model:nn.Module, # a ProtoPNet; its prototypes (P,D,hp,wp) are overwritten

@@ -191,7 +191,7 @@ BAD_MODULES = {
     "a room too many": (lambda s: rules.import_rule("show", s), "from protolab.data import Images", "the room data"),
     "a relative room": (lambda s: rules.import_rule("show", s), "from .data import Images", "the room data"),
     "a package too many": (lambda s: rules.import_rule("birds", s), "import torch", "the package torch"),
-    "a room at the top of the command": (lambda s: rules.import_rule("cli", s), "from protolab.walk import walk", "outside a function"),
+    "a room at the top of the command": (lambda s: rules.import_rule("cli", s), "from protolab.street import walk", "outside a function"),
     "a long function": (rules.length_rule, LONG, "26 lines, at most 25"),
     "long functions on the whole": (rules.length_rule, LONG.replace("x += 1\n" * 25, "") + "    x += 1\n" * 10, "the median function"),
     "six parameters": (rules.parameter_rule, "def f(a, b, c, d, e, g): pass", "6 parameters"),
