@@ -210,8 +210,8 @@ def gallery_page(
     near = as_patches(nearest(trained.net, trained.dls.project, k), map_geometry(trained.model, trained.geometry), project.names)
     firsts = [(y == c).nonzero()[0].item() for c in y.unique()[:images]]
     table = "<table>" + "".join(f"<tr><th>{escape(what)}</th><td>{escape(value)}</td></tr>" for what, value in rows) + "</table>"
-    return page("This looks like that", [("What was measured", table), *(explained(trained, album, i) for i in firsts),
-                                         ("All prototypes", wall_view(album)), ("The patches nearest to each", strips_view(album, near, thumbs))],
+    return page("This looks like that", [*(explained(trained, album, i) for i in firsts), ("All prototypes", wall_view(album)),
+                                         ("The patches nearest to each", strips_view(album, near, thumbs)), ("What was measured", table)],
                 lead=f"{len(project.classes)} classes, {len(album.patches)} prototypes. Each prototype is a patch of a training image; a class's score is the sum of similarity times weight.")
 
 # %% ../nbs/15_street.ipynb #15_street-051
