@@ -19,7 +19,7 @@ from torch import nn
 from .backbone import Geometry, geometry
 from .core import atomic_path, default_device, seed_everything
 from .data import Cached, Loaders, Splits, bird_splits, cached, loaders, normalise
-from .explain import as_patches, explanations, map_geometry
+from .explain import boxed_patches, boxed_rows, explanations, nearest_patches
 from .gallery import Album, Thumbs, looks_like_view, page, strips_view, wall_view
 from .last_layer import LastLayer
 from .loss import default_loss
@@ -206,8 +206,10 @@ def gallery_page(
 )->str: # one HTML file that asks nobody for anything
     "The walk as a page"
     project, y = trained.dls.project.images, trained.dls.test.images.y
-    album, thumbs = Album(trained.model.provenance, Thumbs(project.x), project.classes), Thumbs(project.x)
-    near = as_patches(nearest(trained.net, trained.dls.project, k), map_geometry(trained.model, trained.geometry), project.names)
+    net, loader, geo = trained.net, trained.dls.project, trained.geometry
+    thumbs = Thumbs(project.x)
+    album = Album(boxed_patches(net, loader, geo, trained.model.provenance), thumbs, project.classes)
+    near = boxed_rows(net, loader, geo, nearest_patches(net, loader, geo, k))
     firsts = [(y == c).nonzero()[0].item() for c in y.unique()[:images]]
     table = "<table>" + "".join(f"<tr><th>{escape(what)}</th><td>{escape(value)}</td></tr>" for what, value in rows) + "</table>"
     return page("This looks like that", [*(explained(trained, album, i) for i in firsts), ("All prototypes", wall_view(album)),
