@@ -35,8 +35,7 @@ def one_run(seed):
     return row
 
 
-def percent(x): return f"{100 * x:.2f} %"
-def points(x): return f"{100 * x:.2f} points"
+def percent(x): return f"{100 * x:.2f}"
 def count(x): return f"{x:.1f}".removesuffix(".0")
 def two(x): return f"{x:.2f}"
 
@@ -44,21 +43,21 @@ def two(x): return f"{x:.2f}"
 # what, key, format, the worse end, goal as a sentence
 LINES = (
     ("three stages, wall, with drawing, seconds", "seconds", count, max, "at most 20"),
-    ("plain classifier, test", "plain classifier", percent, min, ""),
-    ("test accuracy after stage 1", "after stage 1", percent, min, ""),
-    ("test accuracy after projection, before stage 3", "after projection", percent, min, "at least 99.5 %"),
-    ("drop at projection", "drop at projection", points, max, "at most 0.3 points"),
-    ("test accuracy after the last layer", "after the last layer", percent, min, ""),
-    ("prototypes that show one named part in 9 of 10 nearest patches: pointing", "pointing, pure", percent, min, "at least 97 %"),
-    ("the same: window", "window, pure", percent, min, "at least 85 %"),
+    ("plain classifier, test, %", "plain classifier", percent, min, ""),
+    ("test accuracy after stage 1, %", "after stage 1", percent, min, ""),
+    ("test accuracy after projection, before stage 3, %", "after projection", percent, min, "at least 99.5"),
+    ("drop at projection, points", "drop at projection", percent, max, "at most 0.3"),
+    ("test accuracy after the last layer, %", "after the last layer", percent, min, ""),
+    ("prototypes that show one named part in 9 of 10 nearest patches: pointing, %", "pointing, pure", percent, min, "at least 97"),
+    ("the same: window, %", "window, pure", percent, min, "at least 85"),
     ("prototypes on background or perch, of 80: pointing", "pointing, background", count, max, "0"),
     ("the same: window", "window, background", count, max, "at most 5"),
     ("distinct parts a class, of 5: pointing", "pointing, distinct", two, min, "at least 4.7"),
     ("the same: window", "window, distinct", two, min, "at least 4"),
     ("negative last-layer weights, of 1200", "negative weights", count, max, "at most 20"),
     ("duplicate prototypes, of 80", "duplicates", count, max, ""),
-    ("random cells on background: pointing", "pointing, chance", percent, max, ""),
-    ("random cells on background: window", "window, chance", percent, max, ""),
+    ("random cells on background: pointing, %", "pointing, chance", percent, max, ""),
+    ("random cells on background: window, %", "window, chance", percent, max, ""),
 )
 
 
@@ -73,7 +72,8 @@ def table(rows):
 
 def machine():
     "Where this was measured"
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor()) if Path("/proc/cpuinfo").exists() else platform.processor()
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    cpu = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), platform.processor())
     return f"{cpu}, {os.cpu_count()} cores; {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
 
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['WARM', 'JOINT', 'SCRATCH', 'RECIPES', 'Trained', 'timed', 'new_model', 'on_maps', 'begin', 'frozen', 'joint',
            'scratch', 'stage_numbers', 'part_numbers', 'seconds_of', 'percent', 'rows_of_numbers', 'rows_of_parts',
-           'explained', 'gallery_page', 'Walk', 'walk']
+           'album_of', 'near_of', 'nearest_gallery', 'told', 'looks_like_gallery', 'explained', 'gallery_page', 'Walk',
+           'walk']
 
 # %% ../nbs/15_street.ipynb #15_street-002
 import time
@@ -20,7 +21,7 @@ from .backbone import Geometry, geometry
 from .core import atomic_path, default_device, seed_everything
 from .data import Cached, Loaders, Splits, bird_splits, cached, loaders, normalise
 from .explain import boxed_patches, boxed_rows, explanations, nearest_patches
-from .gallery import Album, Thumbs, looks_like_view, page, strips_view, wall_view
+from .gallery import Album, LooksLikeGallery, NearestGallery, Thumbs, looks_like_view, page, strips_view, wall_view
 from .last_layer import LastLayer
 from .loss import default_loss
 from .model import protopnet
@@ -184,20 +185,63 @@ def rows_of_parts(
         (f"same part in 9 of 10 nearest patches, by {name}", percent(s.pure)))]
 
 # %% ../nbs/15_street.ipynb #15_street-046
+def album_of(
+    trained:Trained, # a network after its stages
+)->Album: # its prototypes, framed
+    "The prototypes of a network and their pictures"
+    project = trained.dls.project.images
+    patches = boxed_patches(trained.net, trained.dls.project, trained.geometry, trained.model.provenance)
+    return Album(patches, Thumbs(project.x), list(project.classes))
+
+# %% ../nbs/15_street.ipynb #15_street-048
+def near_of(
+    trained:Trained, # a network after its stages
+    loader, # batches of images to search, not shuffled
+    k:int=10, # patches a prototype, one an image
+)->list: # P lists of k `Patch`, nearest first
+    "The patches nearest to each prototype, framed"
+    return boxed_rows(trained.net, loader, trained.geometry, nearest_patches(trained.net, loader, trained.geometry, k))
+
+def nearest_gallery(
+    trained:Trained, # a network after its stages
+    k:int=10, # patches a prototype, one an image
+)->NearestGallery:
+    "Each prototype beside the patches nearest to it, in training and in test images"
+    sets = {"train": trained.dls.project, "test": trained.dls.test}
+    return NearestGallery(album_of(trained), {name: (near_of(trained, dl, k), Thumbs(dl.images.x)) for name, dl in sets.items()}, k)
+
+# %% ../nbs/15_street.ipynb #15_street-052
+def told(
+    trained:Trained, # a network after its stages
+    i:int, # which test image
+    k:int, # terms told one by one
+)->list: # of `Explanation`: the three classes with the largest logits, best first
+    "Why these classes?"
+    return explanations(trained.model, normalise(trained.dls.test.images.x[i], trained.model.backbone.stats), k=k)
+
+def looks_like_gallery(
+    trained:Trained, # a network after its stages
+    i:int, # which test image
+    k:int=10, # terms told one by one, at most
+)->LooksLikeGallery:
+    "This looks like that, for one test image"
+    images = trained.dls.test.images
+    return LooksLikeGallery(album_of(trained), images.x[i], told(trained, i, k), images.y[i].item())
+
+# %% ../nbs/15_street.ipynb #15_street-056
 def explained(
     trained:Trained, # a network after its stages
     album:Album, # its prototypes
     i:int, # which test image
     k:int=5, # rows
 )->tuple: # heading, HTML
-    "This looks like that, for one test image"
-    images = trained.dls.test.images
-    told = explanations(trained.model, normalise(images.x[i], trained.model.backbone.stats), k=k)[0]
-    says, truth = images.classes[told.target], images.classes[images.y[i]]
+    "This looks like that, for one test image, as a section of the page"
+    images, best = trained.dls.test.images, told(trained, i, k)[0]
+    says, truth = images.classes[best.target], images.classes[images.y[i]]
     heading = f"Why {says}?" if says == truth else f"Why {says}, and not {truth}?"
-    return heading, looks_like_view(album, told, Thumbs(images.x[i:i + 1]), images.y[i].item())
+    return heading, looks_like_view(album, best, Thumbs(images.x[i:i + 1]), images.y[i].item())
 
-# %% ../nbs/15_street.ipynb #15_street-048
+# %% ../nbs/15_street.ipynb #15_street-058
 def gallery_page(
     trained:Trained, # a network after its stages
     rows:list, # of (what, value): the table
@@ -205,18 +249,15 @@ def gallery_page(
     k:int=10, # nearest patches a prototype
 )->str: # one HTML file that asks nobody for anything
     "The walk as a page"
-    project, y = trained.dls.project.images, trained.dls.test.images.y
-    net, loader, geo = trained.net, trained.dls.project, trained.geometry
-    thumbs = Thumbs(project.x)
-    album = Album(boxed_patches(net, loader, geo, trained.model.provenance), thumbs, project.classes)
-    near = boxed_rows(net, loader, geo, nearest_patches(net, loader, geo, k))
+    album, y = album_of(trained), trained.dls.test.images.y
     firsts = [(y == c).nonzero()[0].item() for c in y.unique()[:images]]
     table = "<table>" + "".join(f"<tr><th>{escape(what)}</th><td>{escape(value)}</td></tr>" for what, value in rows) + "</table>"
+    lead = (f"{len(album.classes)} classes, {len(album.patches)} prototypes. Each prototype is a patch of a training image; "
+            "a class's score is the sum of similarity times weight.")
     return page("This looks like that", [*(explained(trained, album, i) for i in firsts), ("All prototypes", wall_view(album)),
-                                         ("The patches nearest to each", strips_view(album, near, thumbs)), ("What was measured", table)],
-                lead=f"{len(project.classes)} classes, {len(album.patches)} prototypes. Each prototype is a patch of a training image; a class's score is the sum of similarity times weight.")
+                ("The patches nearest to each", strips_view(album, near_of(trained, trained.dls.project, k), album.thumbs)), ("What was measured", table)], lead)
 
-# %% ../nbs/15_street.ipynb #15_street-051
+# %% ../nbs/15_street.ipynb #15_street-061
 @dataclass
 class Walk:
     "A finished walk; shows itself as its table"
@@ -232,7 +273,7 @@ class Walk:
         "Write the page of this walk, whole or not at all"
         with atomic_path(path) as tmp: tmp.write_text(gallery_page(self.trained, self.rows), encoding="utf-8")
 
-# %% ../nbs/15_street.ipynb #15_street-053
+# %% ../nbs/15_street.ipynb #15_street-063
 def walk(
     splits:Splits|None=None, # images; None: the birds, at the size that the recipe wants
     recipe:str="frozen", # a name in `RECIPES`

@@ -34,7 +34,7 @@ def start(home, port):
     (home/"app").mkdir()
     (home/"app"/"overrides.json").write_text(json.dumps(QUIET))
     own = {f"JUPYTER_{name}_DIR": str(home/name) for name in ("CONFIG", "DATA", "RUNTIME")}
-    own |= {"JUPYTERLAB_SETTINGS_DIR": str(home/"settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home/"workspaces"), "PYTHONPATH": str(ROOT)}
+    own |= {"JUPYTERLAB_SETTINGS_DIR": str(home/"settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home/"workspaces"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     options = [f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={home}", f"--LabApp.app_settings_dir={home/'app'}"]
     with (home/"log").open("w") as log:
         return subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", *options],

@@ -192,12 +192,12 @@ def run_one(path, run):
 
 
 def write_pages(run):
-    "Run the notebooks, two at a time, and write their pages"
+    "Run the notebooks, two at a time and the long ones first, and write their pages"
     shutil.rmtree(PAGES.parent, ignore_errors=True)
     shutil.copytree(ROOT/"docs", PAGES)
-    with ThreadPoolExecutor(2) as pool:
-        ran = list(pool.map(lambda p: run_one(p, run), notebooks()))
-    for path, nb in zip(notebooks(), ran):
+    paths = notebooks()[::-1]  # the lessons at the end of the street take longest
+    with ThreadPoolExecutor(2) as pool: ran = pool.map(lambda p: run_one(p, run), paths)
+    for path, nb in zip(paths, ran):
         made = page(nb, path)
         if path.parent == ROOT: made.cells.append(contents())
         nbformat.write(made, PAGES/f"{page_name(path)}.ipynb")
