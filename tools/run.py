@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from strip import check_size, strip_file
 
 
 def execute(path):
@@ -19,13 +20,16 @@ def execute(path):
     return nb
 
 
-def main(paths):
-    for path in paths:
-        start = time.time()
-        nbformat.write(execute(path), path)
-        subprocess.run(["nbdev_clean", "--fname", path], check=True)
-        print(f"{path}: {time.time() - start:.1f} s", flush=True)
-    sys.exit(subprocess.run([sys.executable, Path(__file__).with_name("strip.py"), *paths]).returncode)
+def run(path):
+    "Run one notebook in place, clean and stripped"
+    start = time.time()
+    nbformat.write(execute(path), path)
+    subprocess.run(["nbdev_clean", "--fname", path], check=True)
+    size = strip_file(Path(path))
+    print(f"{path}: {time.time() - start:.1f} s, {size / 1000:.0f} kB", flush=True)
+    return check_size(path, size)
 
 
-if __name__ == "__main__": main(sys.argv[1:])
+if __name__ == "__main__":
+    try: sys.exit("\n".join([fault for path in sys.argv[1:] if (fault := run(path))]) or 0)
+    except RuntimeError as error: sys.exit(error)

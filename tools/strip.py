@@ -30,10 +30,14 @@ def strip_file(path):
     return len(new.encode())
 
 
+def check_size(path, size):
+    "A complaint about a notebook that is too large, or None"
+    return f"{path}: {size} bytes, at most {LIMIT} wanted: show fewer or smaller pictures" if size > LIMIT else None
+
+
 def main(paths):
-    sizes = {path: strip_file(Path(path)) for path in paths}
-    too_large = [f"{path}: {size} bytes, at most {LIMIT} wanted: show fewer or smaller pictures" for path, size in sizes.items() if size > LIMIT]
-    sys.exit("\n".join(too_large) or 0)
+    faults = [check_size(path, strip_file(Path(path))) for path in paths]
+    sys.exit("\n".join(filter(None, faults)) or 0)
 
 
 if __name__ == "__main__": main(sys.argv[1:])
