@@ -61,7 +61,9 @@ def some_cells(g):
 
 
 @pytest.fixture(scope="module")
-def nets(): return {name: make_backbone(name, pretrained=name == "lite0").eval() for name in ("lite0", "small", "vgg16")}
+def nets():
+    seed_everything(0)
+    return {name: make_backbone(name, pretrained=name == "lite0").eval() for name in ("lite0", "small", "vgg16")}
 
 
 @pytest.fixture(scope="module")
