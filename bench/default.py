@@ -4,13 +4,11 @@ Writes docs/bench-default.md. The seeds below were not used while anything was t
 so the test images take the place of the validation images, and the history then holds the test accuracy after each stage."""
 import argparse
 import datetime
-import os
-import platform
 import statistics
 from pathlib import Path
 from time import perf_counter
 
-import torch
+from layer import machine
 from tqdm import tqdm
 
 from protolab.core import atomic_path
@@ -68,13 +66,6 @@ def table(rows):
         values = [row[key] for row in rows]
         lines.append(f"| {what} | {text(statistics.mean(values))} | {text(worse(values))} | {goal} | {', '.join(text(v) for v in values)} |")
     return "\n".join(lines)
-
-
-def machine():
-    "Where this was measured"
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    cpu = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), platform.processor())
-    return f"{cpu}, {os.cpu_count()} cores; {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def text(rows, seeds):

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from .core import evaluating, kept_modes
+
 # %% ../nbs/08_seeding.ipynb #08_seeding-008
 def random_start(
     model:nn.Module, # a ProtoPNet; its prototypes (P,D,hp,wp) are overwritten
@@ -64,36 +66,32 @@ def plain_classifier(
     head = nn.Linear(model.backbone.channels, len(model.classes)).to(device)
     adam = torch.optim.AdamW([*model.backbone.parameters(), *head.parameters()], lr=rate, weight_decay=1e-3)
     plan = torch.optim.lr_scheduler.OneCycleLR(adam, rate, total_steps=epochs * len(loader), pct_start=0.2)
-    model.eval()
-    model.backbone.train()
-    for _ in tqdm(range(epochs), desc="plain classifier", leave=False):
-        for x, y in loader:
-            loss = F.cross_entropy(plain_logits(model, head, x.to(device), hide), y.to(device))
-            adam.zero_grad(); loss.backward(); adam.step(); plan.step()
-    model.eval()
+    with kept_modes(model):
+        model.eval().backbone.train()
+        for _ in tqdm(range(epochs), desc="plain classifier", leave=False):
+            for x, y in loader:
+                loss = F.cross_entropy(plain_logits(model, head, x.to(device), hide), y.to(device))
+                adam.zero_grad(); loss.backward(); adam.step(); plan.step()
     return head
 
 # %% ../nbs/08_seeding.ipynb #08_seeding-026
-@torch.no_grad()
 def plain_accuracy(
     model:nn.Module, # anything with a `backbone`
     head:nn.Linear, # from `plain_classifier`
     loader, # batches (x, y)
 )->float: # between 0 and 1
     "Share of images that the classifier without prototypes gets right"
-    right = [plain_logits(model, head, x.to(head.weight.device)).argmax(1).cpu() == y for x, y in loader]
+    with evaluating(model): right = [plain_logits(model, head, x.to(head.weight.device)).argmax(1).cpu() == y for x, y in loader]
     return torch.cat(right).float().mean().item()
 
 # %% ../nbs/08_seeding.ipynb #08_seeding-028
-@torch.no_grad()
 def read_maps(
     model:nn.Module, # a ProtoPNet
     loader, # batches (x, y)
 )->tuple: # h (N,channels,h,w), z (N,D,h,w), y (N,)
     "All maps of a stream of images, before and after the add-on layers"
-    model.eval()
     device = next(model.parameters()).device
-    rows = [(h := model.backbone(x.to(device)), model.add_on(h), y.to(device)) for x, y in loader]
+    with evaluating(model): rows = [(h := model.backbone(x.to(device)), model.add_on(h), y.to(device)) for x, y in loader]
     return tuple(torch.cat(part) for part in zip(*rows))
 
 # %% ../nbs/08_seeding.ipynb #08_seeding-033
