@@ -4,7 +4,8 @@ __version__ = "0.0.1"
 from importlib import import_module as _import_module
 
 ROOMS = ("core", "birds", "data", "show", "backbone", "prototypes", "model", "loss", "seeding", "train", "project",
-         "last_layer", "explain", "gallery", "report", "street", "cli")
+         "last_layer", "explain", "gallery", "report", "street", "prune", "augment", "cache", "cub", "sources", "legacy", "paper",
+         "compare", "runs", "cli")
 
 
 def __getattr__(name):

@@ -9,19 +9,21 @@ from difflib import SequenceMatcher
 from io import StringIO
 
 STREET = ("core", "birds", "data", "show", "backbone", "prototypes", "model", "loss", "seeding", "train", "project", "last_layer",
-          "explain", "gallery", "report", "street", "cli")
+          "explain", "gallery", "report", "street", "prune", "augment", "cache", "cub", "sources", "legacy", "paper", "compare", "runs", "cli")
 
-# Which rooms a room may import; street and cli compose them all
+# Which rooms a room may import; street, paper, compare, runs and cli compose those before them
 ROOMS = {"core": "", "birds": "", "data": "core birds", "show": "core", "backbone": "core", "prototypes": "", "model": "core backbone prototypes",
          "loss": "core", "seeding": "core", "train": "core show", "project": "core backbone prototypes", "last_layer": "core",
          "explain": "core backbone project", "gallery": "core show", "report": "core birds data backbone explain project",
-         "street": " ".join(STREET[:-2]), "cli": " ".join(STREET[:-1])}
+         "prune": "core project last_layer", "augment": "core", "cache": "core data", "cub": "core data cache", "sources": "core birds data cache cub",
+         "legacy": "core backbone prototypes model loss train project last_layer explain prune"}
+ROOMS |= {room: " ".join(STREET[:STREET.index(room)]) for room in ("street", "paper", "compare", "runs", "cli")}
 
 # Which packages: these everywhere but where PACKAGES says something else
 ANYWHERE = "torch numpy fastcore tqdm"
 PACKAGES = {"birds": "numpy PIL", "prototypes": "torch", "data": ANYWHERE + " PIL torchvision", "show": ANYWHERE + " matplotlib PIL",
-            "backbone": ANYWHERE + " torchvision safetensors", "model": ANYWHERE + " safetensors", "train": ANYWHERE + " safetensors",
-            "core": ANYWHERE + " torchvision", "gallery": ANYWHERE + " ipywidgets matplotlib PIL", "cli": ""}
+            "backbone": ANYWHERE + " torchvision timm safetensors", "model": ANYWHERE + " safetensors", "train": ANYWHERE + " safetensors",
+            "core": ANYWHERE + " torchvision", "augment": ANYWHERE + " torchvision", "cub": ANYWHERE + " PIL", "sources": ANYWHERE + " PIL torchvision", "gallery": ANYWHERE + " ipywidgets matplotlib PIL", "legacy": ANYWHERE + " safetensors", "runs": ANYWHERE + " PIL", "cli": ""}
 
 
 # -- modules ------------------------------------------------------------------------------------------------------------------
