@@ -4,7 +4,7 @@ BIN := $(CURDIR)/.venv/bin
 NOTEBOOKS := $(wildcard index.ipynb nbs/*.ipynb nbs/tutorials/*.ipynb)
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup lab test sync notebooks docs data bench-default bench-layer
+.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size
 
 setup: .venv/.done
 
@@ -45,3 +45,12 @@ bench-default: setup
 
 bench-layer: setup
 	python bench/layer.py
+
+bench-fashion: setup
+	python bench/fashion.py
+
+bench-compare: setup
+	python bench/compare.py
+
+bench-full-size: setup
+	python bench/full_size.py

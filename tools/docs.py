@@ -160,7 +160,9 @@ def page(nb, path):
 def contents():
     "The site's table of contents, one hidden tree a chapter"
     extra = [p.stem for p in sorted((ROOT/"docs").glob("*.md"))]
-    chapters = {"The street": [page_name(p) for p in notebooks() if p.parent.name == "nbs"],
+    street = [page_name(p) for p in notebooks() if p.parent.name == "nbs"]
+    half = street.index("street") + 1
+    chapters = {"The street": street[:half], "The paper, exactly": street[half:],
                 "Walks": [page_name(p) for p in notebooks() if p.parent.name == "tutorials"],
                 "Benchmarks": [name for name in extra if name.startswith("bench-")],
                 "More": [name for name in extra if not name.startswith("bench-")]}
