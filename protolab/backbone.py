@@ -348,6 +348,7 @@ def not_fetched(
     return (f"{name} starts from RANDOM weights: {what} could not be fetched ({error}). Go online, or {remedy}, "
             "or say pretrained=False if random weights are what you want")
 
+# %% ../nbs/04_backbone.ipynb #04_backbone-058e
 def zoo_weights(
     name:str, # a name in `ZOO`
 )->dict|None: # torchvision's tensors by name, or None with a warning
@@ -683,6 +684,7 @@ def timm_source(
     file = try_to_load_from_cache(*place)
     return hf_hub_url(*place), file if isinstance(file, str) else None
 
+# %% ../nbs/04_backbone.ipynb #04_backbone-134i
 def timm_weights(
     name:str, # of the backbone, for the message
     cfg, # timm's pretrained_cfg of it
