@@ -148,10 +148,11 @@ def load_weights(
 WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d) # the layers that look through a window
 
 def pair(
-    value, # a number, or two
+    value, # a number, or a list of one or two
 )->tuple: # two
     "The same number down and across, unless there are two"
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    many = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return many if len(many) == 2 else many * 2
 
 def total_stride(
     net:nn.Module, # a chain of layers; a shortcut that steps would be counted too
@@ -331,10 +332,11 @@ def fetch_checkpoint(
 )->dict: # tensors by name
     "A checkpoint from torch's cache or the network; OSError within seconds when neither has it, ValueError for a damaged file"
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    if not file.exists(): ask_for(url)
+    is_here = file.exists()
+    if not is_here: ask_for(url)
     try: return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-    except OSError: raise
     except Exception as error:                                        # damage shows itself in many ways
+        if isinstance(error, OSError) and not is_here: raise          # the network broke off
         raise ValueError(f"{file} from {url} is damaged ({type(error).__name__}): delete it, and it will be fetched again") from error
 
 # %% ../nbs/04_backbone.ipynb #04_backbone-058d
@@ -421,9 +423,9 @@ def through(
     before:tuple, # cells that were padded above and left
 )->Reach: # of the map above
     "What the cells see that look through one more window"
-    field = tuple(f + (k - 1) * j for f, k, j in zip(reach.field, kernel, reach.stride))
-    start = tuple(c + ((k - 1) / 2 - p) * j for c, k, p, j in zip(reach.start, kernel, before, reach.stride))
-    return Reach(tuple(j * s for j, s in zip(reach.stride, stride)), start, field)
+    field = tuple(f + (k - 1) * j for f, k, j in zip(reach.field, kernel, reach.stride, strict=True))
+    start = tuple(c + ((k - 1) / 2 - p) * j for c, k, p, j in zip(reach.start, kernel, before, reach.stride, strict=True))
+    return Reach(tuple(j * s for j, s in zip(reach.stride, stride, strict=True)), start, field)
 
 # %% ../nbs/04_backbone.ipynb #04_backbone-069
 def joined(
@@ -441,7 +443,7 @@ def joined(
 # %% ../nbs/04_backbone.ipynb #04_backbone-073
 aten = torch.ops.aten
 POOLS = aten.max_pool2d_with_indices, aten.avg_pool2d
-CELL_BY_CELL = (aten.cat, aten.clone, aten.detach, aten.alias, aten._to_copy, aten.native_batch_norm, aten._native_batch_norm_legit_no_training)
+CELL_BY_CELL = aten.cat, aten.clone, aten._to_copy, aten.native_batch_norm, aten._native_batch_norm_legit_no_training
 
 def arguments(
     func, # an operation of torch
@@ -486,7 +488,8 @@ def reach_above(
     if is_map and (opened := opening(op, given)): return through(below[0].reach, *opened)
     alike = is_map and {t.shape[-2:] for t in below} == {above.shape[-2:]}
     known = torch.Tag.pointwise in func.tags or op in CELL_BY_CELL and given.get("dim", 1) == 1
-    if alike and known: return joined([t.reach for t in below])
+    lost = func._schema.is_mutable and not hasattr(next(iter(given.values())), "reach") # written into a part of another tensor
+    if alike and known and not lost: return joined([t.reach for t in below])
     raise ValueError(f"the operation {op} may carry anything from any cell to any other (a mean over the map, attention, a reshape), so what a cell sees can't be walked; "
                      "Backbone(..., grid=True) takes it that each cell sees the whole image")
 
@@ -692,12 +695,12 @@ def timm_weights(
     "How timm gets the pretrained weights; nothing, with a warning, when they can't be had"
     url, file = timm_source(cfg)
     if not url:
-        warnings.warn(f"{name} starts from RANDOM weights: timm has none for it; timm.list_pretrained() names the networks that have some", stacklevel=4)
+        warnings.warn(f"{name} starts from RANDOM weights: timm has none for it; timm.list_pretrained() names the networks that have some", stacklevel=5)
         return {}
     if str(file).endswith(".safetensors"): return dict(pretrained=True, pretrained_cfg_overlay=dict(file=file, custom_load=False))
     try: file or ask_for(url)
     except OSError as error:
-        warnings.warn(not_fetched(name, url, error, "fetch it elsewhere and copy the cache of that machine's hub here"), stacklevel=4)
+        warnings.warn(not_fetched(name, url, error, "fetch it elsewhere and copy the cache of that machine's hub here"), stacklevel=5)
         return {}
     return dict(pretrained=True)
 
