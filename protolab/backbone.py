@@ -9,9 +9,9 @@ __all__ = ['LITE0_BLOCKS', 'WEIGHTS', 'WINDOWED', 'BACKBONES', 'LITE', 'ZOO', 'P
            'standardise', 'lite0_backbone', 'small_backbone', 'cut_vgg', 'cut_resnet', 'cut_densenet', 'zoo_trunk',
            'start_', 'ask_for', 'fetch_checkpoint', 'not_fetched', 'zoo_weights', 'of_trunk', 'zoo_backbone',
            'pointwise', 'add_on', 'Reach', 'through', 'joined', 'arguments', 'opening', 'Watch', 'reach_above', 'ghost',
-           'follow', 'Geometry', 'geometry', 'measure_lean', 'cell_centre', 'clipped_box', 'cell_box', 'field_box',
-           'pixel_cell', 'cubic', 'cubic_matrix', 'upsample', 'patched', 'import_timm', 'TimmTrunk', 'timm_source',
-           'timm_weights', 'timm_network', 'grid_geometry', 'timm_backbone']
+           'follow', 'Geometry', 'walked_geometry', 'geometry', 'measure_lean', 'cell_centre', 'clipped_box',
+           'cell_box', 'field_box', 'pixel_cell', 'cubic', 'cubic_matrix', 'upsample', 'patched', 'import_timm',
+           'TimmTrunk', 'timm_source', 'timm_weights', 'timm_network', 'grid_geometry', 'timm_backbone']
 
 # %% ../nbs/04_backbone.ipynb #04_backbone-002
 import math
@@ -160,6 +160,7 @@ def total_stride(
     "The product of the strides of all windows of `net`"
     return math.prod(max(pair(layer.stride)) for layer in net.modules() if isinstance(layer, WINDOWED))
 
+# %% ../nbs/04_backbone.ipynb #04_backbone-029b
 def check_images(
     shape:tuple, # of the images, (N,3,H,W)
     name:str, # of the backbone, for the message
@@ -189,6 +190,7 @@ class Backbone(nn.Module):
         self.name, self.channels, self.stats = name, channels, stats
         self.trunk, self.adapter = trunk, adapter
         self.stride, self.grid = stride or total_stride(self), grid
+        self.places = {} # what `geometry` found, by size and layers
         self.register_buffer("lean", torch.tensor(lean, dtype=torch.float)) # a property of the weights, so it is saved with them
 
     def forward(self,
@@ -523,18 +525,28 @@ class Geometry(NamedTuple):
     patch: tuple = (1, 1) # (hp, wp): cells that a prototype covers
     lean: tuple = (0.0, 0.0) # (down, right): how far the weights look beside the middle of their field
 
+def walked_geometry(
+    net:nn.Module, # takes images
+    size:tuple, # (H, W) of the images
+)->Geometry: # without a lean
+    "Where the cells look, by the walk; ValueError for cells that are not square"
+    ((stride, across), start, field), cells = follow(net, size)
+    if stride != across: raise ValueError(f"the network steps {stride} px down and {across} px across: cells must be square, use equal strides")
+    if isinstance(net, Backbone) and net.stride != stride:
+        raise ValueError(f"{net.name} says that it steps {net.stride} px, and its layers step {stride}: make it with Backbone(..., stride={stride})")
+    return Geometry(stride, start, field, cells, tuple(size))
+
+# %% ../nbs/04_backbone.ipynb #04_backbone-077b
 def geometry(
     net:nn.Module, # a `Backbone`, or any network of known operations that takes images
     size:tuple, # (H, W) of the images
 )->Geometry: # exact, for this size
-    "Where the cells of `net` look in an image of this size; ValueError for too small a size, or cells that are not square"
-    is_backbone = isinstance(net, Backbone)
-    check_images((1, 3, *size), net.name if is_backbone else type(net).__name__, net.stride if is_backbone else 1)
-    if is_backbone and net.grid: return grid_geometry(net, size)
-    ((stride, across), start, field), cells = follow(net, size)
-    if stride != across: raise ValueError(f"the network steps {stride} px down and {across} px across: cells must be square, use equal strides")
-    if is_backbone and net.stride != stride: raise ValueError(f"{net.name} says that it steps {net.stride} px, and its layers step {stride}: make it with Backbone(..., stride={stride})")
-    return Geometry(stride, start, field, cells, tuple(size), lean=tuple(net.lean.tolist()) if is_backbone else (0.0, 0.0))
+    "Where the cells of `net` look in an image of this size; ValueError for too small a size. A backbone is walked once a size"
+    if not isinstance(net, Backbone): return walked_geometry(net, size)
+    check_images((1, 3, *size), net.name, net.stride)
+    key = tuple(size), *net.modules()                                 # another layer is another network
+    if key not in net.places: net.places[key] = (grid_geometry if net.grid else walked_geometry)(net, size)
+    return net.places[key]._replace(lean=tuple(net.lean.tolist()))
 
 # %% ../nbs/04_backbone.ipynb #04_backbone-092
 def measure_lean(
@@ -730,7 +742,7 @@ def grid_geometry(
     "An even grid round the middle of the image, where each cell sees everything: for attention, squeeze-and-excitation and all that can't be walked"
     cells = tuple(ghost(net, torch.empty(1, 3, *size, device="meta")).shape[-2:])
     start = tuple((pixels - 1 - net.stride * (n - 1)) / 2 for pixels, n in zip(size, cells))
-    return Geometry(net.stride, start, tuple(2 * pixels - 1 for pixels in size), cells, tuple(size), lean=tuple(net.lean.tolist()))
+    return Geometry(net.stride, start, tuple(2 * pixels - 1 for pixels in size), cells, tuple(size))
 
 # %% ../nbs/04_backbone.ipynb #04_backbone-134p
 def timm_backbone(

@@ -1,5 +1,6 @@
 """Every backbone of the paper, and timm's: cuts, shapes, fields against formulas and gradients, weights without a network, and one walk through
 training, projection, explanation and a file"""
+import copy
 import re
 import sys
 import time
@@ -142,7 +143,7 @@ def test_ways_of_other_steps_and_sizes_are_refused():
 
 def stamped(z):
     both = torch.zeros(1, 8, *z.shape[2:], device=z.device)
-    both[:, :4] = z
+    both[:, :4].add_(z)                                                 # a view knows its reach, the tensor behind it does not
     return both
 
 
@@ -175,6 +176,19 @@ def test_a_backbone_that_gives_a_wrong_stride():
     net = Backbone("mine", Block(1), nn.Identity(), 2, IMAGENET)
     with pytest.raises(ValueError, match="mine says that it steps 4 px, and its layers step 2.*stride=2"): geometry(net, (64, 64))
     assert geometry(Backbone("mine", Block(1), nn.Identity(), 2, IMAGENET, stride=2), (64, 64)).field == (7, 7)
+
+
+def test_a_backbone_is_walked_once_a_size_and_anew_when_it_changed(monkeypatch):
+    net = Backbone("mine", nn.Sequential(nn.Conv2d(3, 2, 4, 4)), nn.Identity(), 2, IMAGENET)
+    once = geometry(net, (64, 64))
+    with monkeypatch.context() as m:
+        m.setattr(room, "follow", None)
+        net.lean[:] = torch.tensor([1.0, -2.0])
+        assert geometry(net, (64, 64)) == once._replace(lean=(1.0, -2.0))
+        with pytest.raises(TypeError): geometry(net, (32, 64))
+    assert geometry(copy.deepcopy(net), (64, 64)) == geometry(net, (64, 64))
+    net.trunk[0] = nn.Conv2d(3, 2, 6, 4, 1)
+    assert geometry(net, (64, 64)).field == (6, 6)
 
 
 # -- weights ------------------------------------------------------------------------------------------------------------------
