@@ -689,15 +689,16 @@ class TimmTrunk(nn.Module):
 # %% ../nbs/04_backbone.ipynb #04_backbone-134h
 def timm_source(
     cfg, # timm's pretrained_cfg of a network
-)->tuple: # (address of its weights, "" without any; the file of the cache that holds them, or None)
+)->tuple: # (address of its weights, "" without any; the folder of the cache; the file in it that holds them, or None)
     "Where the weights of a network of timm are"
     if not cfg.hf_hub_id:
-        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(cfg.url or "").name
-        return cfg.url or "", file if file.is_file() else None
-    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        file = folder / Path(cfg.url or "").name
+        return cfg.url or "", folder, file if file.is_file() else None
+    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
     place = cfg.hf_hub_id, cfg.hf_hub_filename or "model.safetensors"
     file = try_to_load_from_cache(*place)
-    return hf_hub_url(*place), file if isinstance(file, str) else None
+    return hf_hub_url(*place), constants.HF_HUB_CACHE, file if isinstance(file, str) else None
 
 # %% ../nbs/04_backbone.ipynb #04_backbone-134i
 def timm_weights(
@@ -705,14 +706,14 @@ def timm_weights(
     cfg, # timm's pretrained_cfg of it
 )->dict: # arguments for timm.create_model
     "How timm gets the pretrained weights; nothing, with a warning, when they can't be had"
-    url, file = timm_source(cfg)
+    url, folder, file = timm_source(cfg)
     if not url:
         warnings.warn(f"{name} starts from RANDOM weights: timm has none for it; timm.list_pretrained() names the networks that have some", stacklevel=5)
         return {}
     if str(file).endswith(".safetensors"): return dict(pretrained=True, pretrained_cfg_overlay=dict(file=file, custom_load=False))
     try: file or ask_for(url)
     except OSError as error:
-        warnings.warn(not_fetched(name, url, error, "fetch it elsewhere and copy the cache of that machine's hub here"), stacklevel=5)
+        warnings.warn(not_fetched(name, url, error, f"fetch it on another machine and copy what it has in {folder}"), stacklevel=5)
         return {}
     return dict(pretrained=True)
 

@@ -440,7 +440,7 @@ def test_timm_offline_is_quick_and_says_what_is_missing(timm_cache):
     began = time.perf_counter()
     with pytest.warns(UserWarning, match="RANDOM weights") as told: make_backbone("timm:test_resnet")
     assert time.perf_counter() - began < 10 and told[0].filename == __file__
-    for part in ("timm:test_resnet", "timm/test_resnet.r160_in1k/resolve/main/model.safetensors", "no route within 5 s", "pretrained=False"): assert part in str(told[0].message)
+    for part in ("timm:test_resnet", "timm/test_resnet.r160_in1k/resolve/main/model.safetensors", "no route within 5 s", str(timm_cache), "pretrained=False"): assert part in str(told[0].message)
 
 
 @needs_timm
