@@ -22,7 +22,7 @@ ROOMS |= {room: " ".join(STREET[:STREET.index(room)]) for room in ("street", "pa
 # Which packages: these everywhere but where PACKAGES says something else
 ANYWHERE = "torch numpy fastcore tqdm"
 PACKAGES = {"birds": "numpy PIL", "prototypes": "torch", "data": ANYWHERE + " PIL torchvision", "show": ANYWHERE + " matplotlib PIL",
-            "backbone": ANYWHERE + " torchvision timm safetensors", "model": ANYWHERE + " safetensors", "train": ANYWHERE + " safetensors",
+            "backbone": ANYWHERE + " torchvision timm huggingface_hub safetensors", "model": ANYWHERE + " safetensors", "train": ANYWHERE + " safetensors",
             "core": ANYWHERE + " torchvision", "augment": ANYWHERE + " torchvision", "cub": ANYWHERE + " PIL", "sources": ANYWHERE + " PIL torchvision", "gallery": ANYWHERE + " ipywidgets matplotlib PIL", "legacy": ANYWHERE + " safetensors", "runs": ANYWHERE + " PIL", "cli": ""}
 
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from conftest import ROOT
 from torch import nn
 
-from protolab.backbone import (WEIGHTS, Geometry, add_on, make_backbone, cell_box, cell_centre, field_box, geometry, load_weights, measure_lean, patched,
-                               pixel_cell, read_weights, register, upsample, windows)
+from protolab.backbone import (WEIGHTS, Geometry, add_on, make_backbone, cell_box, cell_centre, field_box, follow, geometry, load_weights, measure_lean, patched,
+                               pixel_cell, read_weights, register, upsample)
 from protolab.birds import draw_birds
 from protolab.core import seed_everything
 
@@ -127,10 +127,11 @@ def test_the_walk_leaves_no_trace():
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
-def test_hooks_go_even_when_the_walk_fails():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(1, 1))
-    with pytest.raises(RuntimeError): windows(net, (8, 8))
-    assert not any(m._forward_hooks for m in net.modules())
+def test_modes_come_back_even_when_the_walk_fails():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(1, 1)).train()
+    with pytest.raises(ValueError, match="may carry anything"): follow(net, (8, 8))
+    assert net.training and net[0].training
+    assert not hasattr(net[0](torch.zeros(1, 3, 8, 8)), "reach")
 
 
 def test_dilation_and_named_padding():
@@ -139,13 +140,14 @@ def test_dilation_and_named_padding():
 
 
 def test_pooling_that_is_no_module():
+    "3x3 and then 2x2: a field of 4, and the first two cells' middle at 0.5"
     class Hidden(nn.Module):
         def __init__(self):
             super().__init__()
             self.conv = nn.Conv2d(3, 4, 3, padding=1)
 
         def forward(self, x): return F.max_pool2d(self.conv(x), 2)
-    with pytest.raises(ValueError, match="are no chain"): geometry(Hidden(), (32, 32))
+    assert geometry(Hidden(), (32, 32)) == Geometry(2, (0.5, 0.5), (4, 4), (16, 16), (32, 32))
 
 
 # -- where the weights look ---------------------------------------------------------------------------------------------------
@@ -279,7 +281,8 @@ def test_vgg16_offline_is_quick_and_says_so(tmp_path, monkeypatch):
 
 # -- bad input ----------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name,hint", [("lite", "did you mean 'lite0'"), ("vgg", "did you mean 'vgg16'"), ("swin", "The registry has lite0, small, vgg16")])
+@pytest.mark.parametrize("name,hint", [("lite", "did you mean 'lite0'"), ("vgg", "did you mean 'vgg1"), ("resnet43", "did you mean 'resnet34' or 'resnet"),
+                                       ("swin", "The registry has lite0, small, .*vgg11, .*densenet201, .*timm:NAME")])
 def test_unknown_backbone(name, hint):
     with pytest.raises(ValueError, match=hint): make_backbone(name)
 
