@@ -111,7 +111,7 @@ def _open(place):
     "What about.json says, and the pixels (N,3,size,size), mapped: changes stay in memory and never reach the file"
     try:
         about = json.loads((place/"about.json").read_text(encoding="utf-8"))
-        x, shape = np.load(place/"pixels.npy", mmap_mode="c", allow_pickle=False), tuple(about["shape"])
+        x, shape = np.lib.format.open_memmap(place/"pixels.npy", mode="c"), tuple(about["shape"])
         about["sums"], about["changed"]
     except (OSError, ValueError, KeyError, TypeError) as error: raise _damaged(place, f"it can't be opened, {type(error).__name__}: {error}") from error
     if (x.shape, x.dtype) != (shape, np.uint8): raise _damaged(place, f"it holds {x.dtype} of shape {x.shape}, uint8 of shape {shape} was written")

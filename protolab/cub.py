@@ -218,7 +218,7 @@ def cub_splits(
 )->Splits: # test is the official test set; checked for leaks
     "CUB-200-2011 in four sets, decoded once"
     cub = folder if isinstance(folder, Cub) else read_cub(folder)
-    sets = {role: _cached_set(cub, rows, size, crop, (cache, f"cub-{role}")) for role, rows in zip(("train", "valid", "test"), _deal_rows(cub, valid))}
+    sets = {role: _cached_set(cub, rows, size, crop, (cache, f"cub-{role}" + "-whole" * (not crop))) for role, rows in zip(("train", "valid", "test"), _deal_rows(cub, valid))}
     splits = Splits(sets["train"], sets["valid"], sets["train"], sets["test"])
     _warn_copies(cub, splits, warn_leaks(splits))
     return splits
