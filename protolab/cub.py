@@ -48,7 +48,7 @@ def read_table(
         found[key] = row[keys:]
     return found
 
-# %% ../nbs/19_cub.ipynb #19_cub-013
+# %% ../nbs/19_cub.ipynb #19_cub-015
 def check_layout(
     folder:str|Path, # what should be the folder of CUB-200-2011
 ):
@@ -60,7 +60,7 @@ def check_layout(
     if "images.txt" in missing and near: raise ValueError(f"{folder} is not the folder of the data set, but {near[0]} is: give that one")
     if missing: raise FileNotFoundError(f"{folder} has no {', no '.join(missing)}, which belong to CUB-200-2011: unpack CUB_200_2011.tgz again, or give another folder")
 
-# %% ../nbs/19_cub.ipynb #19_cub-017
+# %% ../nbs/19_cub.ipynb #19_cub-019
 def _some_of(things, most=5):
     things = sorted(things)
     return ", ".join(map(str, things[:most])) + (f" and {len(things) - most} more" if len(things) > most else "")
@@ -83,7 +83,7 @@ def check_numbers(
     nameless = {i for i, (c,) in tables["image_class_labels.txt"].items() if c not in tables["classes.txt"]}
     if nameless: raise ValueError(f"image_class_labels.txt gives the images {_some_of(nameless)} a class that classes.txt does not have: correct these lines")
 
-# %% ../nbs/19_cub.ipynb #19_cub-021
+# %% ../nbs/19_cub.ipynb #19_cub-023
 def picture_size(
     file:str|Path, # a picture
 )->tuple: # height and width in pixels, upright
@@ -93,7 +93,7 @@ def picture_size(
     except (OSError, ValueError, SyntaxError) as error: raise ValueError(f"{file} can't be read as a picture ({error}): unpack the archive again") from error
     return (width, height) if turn >= 5 else (height, width)     # EXIF's numbers 5 to 8 are quarter turns
 
-# %% ../nbs/19_cub.ipynb #19_cub-025
+# %% ../nbs/19_cub.ipynb #19_cub-027
 def inner_boxes(
     boxes:Tensor, # (N,4) x, y, width, height
     sizes:Tensor, # (N,2) height and width of each picture
@@ -110,7 +110,7 @@ def inner_boxes(
     if over: warnings.warn(f"{len(over)} boxes reach beyond their pictures and are cut at the edge: {'; '.join(map(say, over[:3]))}" + "; ..." * (len(over) > 3), stacklevel=3)
     return inside.long()
 
-# %% ../nbs/19_cub.ipynb #19_cub-030
+# %% ../nbs/19_cub.ipynb #19_cub-032
 class Cub(NamedTuple):
     "What a folder in the layout of CUB-200-2011 says about its N images"
     folder: Path # where it lies
@@ -131,7 +131,7 @@ def _clean(names):
     short = [re.sub(r"^\d+\.", "", name).replace("_", " ") for name in names]
     return short if len(set(short)) == len(short) else names
 
-# %% ../nbs/19_cub.ipynb #19_cub-032
+# %% ../nbs/19_cub.ipynb #19_cub-034
 def _sizes(folder, names):
     missing = [name for name in names if not (folder/"images"/name).is_file()]
     if missing: raise FileNotFoundError(f"{len(missing)} of {len(names)} images are not in {folder/'images'}: {_some_of(missing)}. Unpack the archive again")
@@ -152,7 +152,7 @@ def read_cub(
     return Cub(Path(folder), names, torch.tensor([classes.index(c) for c in column("image_class_labels.txt")]), _clean([tables["classes.txt"][c][0] for c in classes]),
                torch.tensor(column("train_test_split.txt")).bool(), sizes, inner_boxes(boxes, sizes, names), [tables["parts/parts.txt"][k][0] for k in parts], points)
 
-# %% ../nbs/19_cub.ipynb #19_cub-040
+# %% ../nbs/19_cub.ipynb #19_cub-042
 def _cuts(cub, crop):
     "(N,4) the part of each picture that is used"
     return cub.boxes if crop else torch.cat([torch.zeros_like(cub.sizes), cub.sizes], 1)
@@ -174,7 +174,7 @@ def keypoints(
     seen = (visible > 0) & (torch.stack([x, y]) >= -0.5).all(0) & (torch.stack([x, y]) < size - 0.5).all(0)
     return torch.stack([x, y, torch.ones_like(x)], 2) * seen[..., None]
 
-# %% ../nbs/19_cub.ipynb #19_cub-047
+# %% ../nbs/19_cub.ipynb #19_cub-049
 def _deal_rows(cub, share):
     "Rows of train, valid and test"
     train, test = cub.train.nonzero().flatten(), (~cub.train).nonzero().flatten()
@@ -188,7 +188,7 @@ def _cached_set(cub, rows, size, crop, where):
     x = pixel_cache([cub.files[i] for i in rows], size, boxes, *where)
     return Images(x, cub.y[rows], cub.classes, [cub.names[i] for i in rows])
 
-# %% ../nbs/19_cub.ipynb #19_cub-050
+# %% ../nbs/19_cub.ipynb #19_cub-052
 def same_files(
     files:list, # N paths
 )->list: # groups of two or more positions
@@ -208,7 +208,7 @@ def _warn_copies(cub, splits, known):
     some = ", ".join(f"{a} in {role[a]} = {b} in {role[b]}" for a, b in pairs[:5]) + f" and {len(pairs) - 5} more" * (len(pairs) > 5)
     if pairs: warnings.warn(f"{len(pairs)} files of one set are in another set too ({some}): accuracy will be too high; remove the copies", stacklevel=3)
 
-# %% ../nbs/19_cub.ipynb #19_cub-052
+# %% ../nbs/19_cub.ipynb #19_cub-054
 def cub_splits(
     folder:str|Path|Cub, # CUB_200_2011, or what `read_cub` made of it
     size:int=224, # pixels a side; the aspect ratio is not kept
