@@ -185,7 +185,7 @@ def _deal_rows(cub, share):
 def _cached_set(cub, rows, size, crop, where):
     "Some rows as Images; `where` holds the folder of all caches and the name of this one"
     boxes = _cuts(cub, True)[rows].tolist() if crop else None
-    x = pixel_cache([cub.files[i] for i in rows], size, boxes, *where)
+    x = pixel_cache([cub.folder/"images"/cub.names[i] for i in rows], size, boxes, *where)
     return Images(x, cub.y[rows], cub.classes, [cub.names[i] for i in rows])
 
 # %% ../nbs/19_cub.ipynb #19_cub-052
