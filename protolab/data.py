@@ -342,18 +342,22 @@ def leaks(
     b:Images, # a set that must share no picture with it, such as test
 )->list: # pairs (name in a, name in b)
     "The images of `b` whose pixels are also in `a`"
-    seen = dict(zip(reversed(fingerprints(a)), reversed(a.names)))
-    return [(seen[key], name) for key, name in zip(fingerprints(b), b.names) if key in seen]
+    return _shared(a, fingerprints(a), b, fingerprints(b))
+
+def _shared(a, keys_a, b, keys_b):
+    seen = dict(zip(reversed(keys_a), reversed(a.names)))
+    return [(seen[key], name) for key, name in zip(keys_b, b.names) if key in seen]
 
 # %% ../nbs/02_data.ipynb #02_data-095
 def warn_leaks(
     splits:Splits, # the four sets
 )->list: # pairs of names
     "Warn about each picture that sits in two sets that must not share any"
-    found = []
+    found, sets = [], splits._asdict()
+    keys = {images: fingerprints(images) for images in set(splits)}   # project may be train
     for a, b in (("train", "valid"), ("train", "test"), ("valid", "test"), ("project", "valid"), ("project", "test")):
         if a == "project" and splits.project is splits.train: continue
-        pairs = leaks(getattr(splits, a), getattr(splits, b))
+        pairs = _shared(sets[a], keys[sets[a]], sets[b], keys[sets[b]])
         if pairs: warnings.warn(f"{len(pairs)} of the images in {b} are in {a} too ({_some([f'{p} = {q}' for p, q in pairs])}): "
                                 f"accuracy on {b} will be too high; remove the copies", stacklevel=2)
         found += pairs
