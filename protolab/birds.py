@@ -4,12 +4,16 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'NAMED', 'PARTS', 'PART_ID', 'CODES', 'SPECIES', 'Plant', 'Bird', 'draw_bird', 'footprint', 'draw_birds',
-           'serve']
+           'serve', 'Snapshot', 'snapshot', 'write_cub']
 
 # %% ../nbs/01_birds.ipynb #01_birds-002
 import json
+import os
+import shutil
 import sys
+from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -693,3 +697,112 @@ def serve(
 
 # %% ../nbs/01_birds.ipynb #01_birds-164
 if __name__ == "__main__" and "__file__" in globals(): serve()  # python -m protolab.birds
+
+# %% ../nbs/01_birds.ipynb #01_birds-165b
+def _bird_box(parts):
+    "(x, y, width, height) around all pixels that show the bird, counted from 0"
+    rows, columns = np.nonzero((parts > PART_ID["perch"]) & (parts < PART_ID["occluder"]))
+    left, top = columns.min(), rows.min()
+    return tuple(int(n) for n in (left, top, columns.max() + 1 - left, rows.max() + 1 - top))
+
+def _window(rng, parts):
+    "Rows and columns of a window that keeps the bird"
+    x, y, width, height = _bird_box(parts)
+    margins = np.array((x, y, len(parts) - x - width, len(parts) - y - height))
+    left, top, right, bottom = (rng.random(4)*margins).astype(int)
+    return slice(top, len(parts) - bottom), slice(left, len(parts) - right)
+
+# %% ../nbs/01_birds.ipynb #01_birds-165e
+CUB_PARTS = ("beak", "breast", "crown", "left eye", "left leg", "left wing", "right eye", "right leg", "right wing", "tail")
+
+def _points(parts, side):
+    "name in CUB_PARTS -> (x, y), of those that can be seen"
+    names = {part: part for part in ("beak", "breast", "crown", "tail")} | dict(eye=f"{side} eye", legs=f"{side} leg", wing=f"{side} wing")
+    points = {}
+    for part, name in names.items():
+        seen = np.argwhere(parts == PART_ID[part])
+        if len(seen): points[name] = tuple(int(n) for n in seen[((seen - seen.mean(0))**2).sum(1).argmin()][::-1])
+    return points
+
+# %% ../nbs/01_birds.ipynb #01_birds-165g
+class Snapshot(NamedTuple):
+    "A drawn bird as a photograph, with what one would note about it"
+    image: np.ndarray # (H,W,3) uint8
+    parts: np.ndarray # (H,W) uint8, numbers of PARTS
+    box: tuple # (x, y, width, height) of the visible bird in pixels, counted from 0
+    points: dict # name of a visible part in CUB -> (x, y), a pixel of it
+
+def snapshot(
+    species:int, # number of a species, or a code
+    seed:int=0, # with `index`, decides everything but the species
+    index:int=0, # number of the image
+    size:tuple=(140, 220), # smallest and largest side before the margins are cut, 24 to 1024
+)->Snapshot: # the same arguments give the same pixels
+    "A bird in a picture with a height and a width of its own"
+    low, high = (_check_whole("each of the two sizes", side, 24, 1024) for side in size)
+    if low > high: raise ValueError(f"size is {tuple(size)}: give the smaller side first")
+    rng = np.random.default_rng((seed, index, len(COMPONENTS)))
+    pen, streams = _paint(species, seed, index, int(rng.integers(low, high + 1)))
+    bird = develop(pen, trunk_mask(pen), streams("light"))
+    window = _window(rng, bird.parts)
+    image, parts = bird.image[window], bird.parts[window]
+    looks = "right" if np.linalg.det(pen.frames["bird"][:2, :2]) > 0 else "left"
+    return Snapshot(image, parts, _bird_box(parts), _points(parts, looks))
+
+# %% ../nbs/01_birds.ipynb #01_birds-165l
+ROLL = 3*10**6  # where the numbers of these images begin, far from those of other sets
+
+def _photo_plan(species, per_class):
+    "(file, species, index) of each image"
+    return [(f"{c:03}.{SPECIES[s]}/{SPECIES[s]}_{i + 1:04}_{ROLL + i*len(SPECIES) + s}.jpg", s, ROLL + i*len(SPECIES) + s)
+            for c, s in enumerate(species, 1) for i in range(per_class)]
+
+def _write_photos(folder, plan, seed, size):
+    "The JPEGs; yields the box and the points of each"
+    for name, s, index in plan:
+        shot, file = snapshot(s, seed, index, size), folder/name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(shot.image).save(file, quality=92)
+        yield shot.box, shot.points
+
+# %% ../nbs/01_birds.ipynb #01_birds-165n
+def _numbered(lines): return [f"{n} {line}" for n, line in enumerate(lines, 1)]
+
+def _point_lines(points):
+    "One line a part, for one image"
+    return _numbered(["{:.1f} {:.1f} {}".format(*points.get(name, (0, 0)), int(name in points)) for name in CUB_PARTS])
+
+def _cub_tables(plan, notes, species, train):
+    "file -> its lines"
+    return {"images.txt": _numbered(name for name, _, _ in plan),
+            "image_class_labels.txt": _numbered(species.index(s) + 1 for _, s, _ in plan),
+            "train_test_split.txt": _numbered(train),
+            "classes.txt": _numbered(f"{c:03}.{SPECIES[s]}" for c, s in enumerate(species, 1)),
+            "bounding_boxes.txt": _numbered("{:.1f} {:.1f} {:.1f} {:.1f}".format(*box) for box, _ in notes),
+            "parts/parts.txt": _numbered(CUB_PARTS),
+            "parts/part_locs.txt": [f"{n} {line}" for n, (_, points) in enumerate(notes, 1) for line in _point_lines(points)]}
+
+# %% ../nbs/01_birds.ipynb #01_birds-165p
+def write_cub(
+    folder:str|Path, # where; must not be there yet
+    per_class:int=10, # images of each species, 2 or more; half of them are for training
+    species=range(16), # numbers of the species, in the order of the classes
+    seed:int=0, # other seed, other birds
+    size:tuple=(140, 220), # smallest and largest side before the margins are cut
+    progress=iter, # what to wrap around the work, such as tqdm
+)->Path: # the folder, written whole or not at all
+    "Drawn birds as JPEGs in the layout of CUB-200-2011: images, labels, split, boxes, part locations"
+    folder, species = Path(folder), [_check_whole("species", s, 0, len(SPECIES) - 1) for s in species]
+    if len(species) != len(set(species)) or not species: raise ValueError(f"species are {species}: give each number once, and at least one")
+    _check_whole("per_class", per_class, 2), _check_whole("seed", seed, 0)
+    if folder.exists(): raise FileExistsError(f"{folder} is already there: give another folder, or remove it first")
+    beside, plan = folder.with_name(f".{folder.name}.{uuid4().hex}"), _photo_plan(species, per_class)
+    rng = np.random.default_rng(seed)
+    train = np.concatenate([rng.permutation(per_class) < (per_class + 1)//2 for _ in species]).astype(int)
+    try:
+        notes = list(_write_photos(beside/"images", progress(plan), seed, size))
+        (beside/"parts").mkdir()
+        for file, lines in _cub_tables(plan, notes, species, train).items(): (beside/file).write_text("\n".join(lines) + "\n")
+        os.rename(beside, folder)
+    finally: shutil.rmtree(beside, ignore_errors=True)
+    return folder

@@ -335,25 +335,29 @@ def fingerprints(
     images:Images, # N of them
 )->list: # N strings; equal pixels have equal strings
     "A hash of the pixels of each image"
-    return [hashlib.blake2b(x.tobytes(), digest_size=16).hexdigest() for x in images.x.numpy()]
+    return [hashlib.blake2b(x.tobytes(), digest_size=16).hexdigest() for x in tqdm(images.x.numpy(), desc="comparing images", delay=2, leave=False)]
 
 def leaks(
     a:Images, # a set, such as train
     b:Images, # a set that must share no picture with it, such as test
 )->list: # pairs (name in a, name in b)
     "The images of `b` whose pixels are also in `a`"
-    seen = dict(zip(reversed(fingerprints(a)), reversed(a.names)))
-    return [(seen[key], name) for key, name in zip(fingerprints(b), b.names) if key in seen]
+    return _shared(a, fingerprints(a), b, fingerprints(b))
+
+def _shared(a, keys_a, b, keys_b):
+    seen = dict(zip(reversed(keys_a), reversed(a.names)))
+    return [(seen[key], name) for key, name in zip(keys_b, b.names) if key in seen]
 
 # %% ../nbs/02_data.ipynb #02_data-095
 def warn_leaks(
     splits:Splits, # the four sets
 )->list: # pairs of names
     "Warn about each picture that sits in two sets that must not share any"
-    found = []
+    found, sets = [], splits._asdict()
+    keys = {images: fingerprints(images) for images in set(splits)}   # project may be train
     for a, b in (("train", "valid"), ("train", "test"), ("valid", "test"), ("project", "valid"), ("project", "test")):
         if a == "project" and splits.project is splits.train: continue
-        pairs = leaks(getattr(splits, a), getattr(splits, b))
+        pairs = _shared(sets[a], keys[sets[a]], sets[b], keys[sets[b]])
         if pairs: warnings.warn(f"{len(pairs)} of the images in {b} are in {a} too ({_some([f'{p} = {q}' for p, q in pairs])}): "
                                 f"accuracy on {b} will be too high; remove the copies", stacklevel=2)
         found += pairs
@@ -395,22 +399,34 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 def read_image(
     path:str|Path, # one of IMAGE_TYPES
     size:int=96, # pixels a side; the aspect ratio is not kept
+    box:tuple|None=None, # (top, left, bottom, right) of the part to keep, in pixels of the upright picture, ends excluded; None: all of it
 )->tuple: # (size,size,3) uint8 array, and a list of words for what was converted
-    "Read one picture as 8-bit RGB, upright, size x size"
+    "Read one picture as 8-bit RGB, upright, cut to the box, size x size"
     if Path(path).stat().st_size == 0: raise ValueError("the file is empty (0 bytes)")
     with Image.open(path, formats=_FORMATS) as picture:
         if math.prod(picture.size) > 89_000_000:
             raise ValueError(f"{picture.width} x {picture.height} pixels are more than 89 million: make the image smaller first")
         done = _conversions(picture)
-        picture.draft(None, (2 * size, 2 * size))   # a JPEG may be decoded at half, a quarter or an eighth of its size
+        if box is None: picture.draft(None, (2 * size, 2 * size))   # a JPEG may be decoded at half, a quarter or an eighth of its size
         rgb = to_rgb(picture)
         upright = ImageOps.exif_transpose(rgb) if "turned upright" in done else rgb
-    return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR)), done
+    return _resized(_clipped(upright, box), size), done
+
+# %% ../nbs/02_data.ipynb #02_data-112a
+def _clipped(picture, box):
+    top, left, bottom, right = box or (0, 0, picture.height, picture.width)
+    if not (0 <= top < bottom <= picture.height and 0 <= left < right <= picture.width):
+        raise ValueError(f"the box {tuple(box)} (top, left, bottom, right) is not inside the picture of {picture.height} x {picture.width} pixels: correct the box")
+    return picture.crop((left, top, right, bottom))
+
+def _resized(picture, size):
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]   # channels last in memory, which is fast
+    return nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
 
 # %% ../nbs/02_data.ipynb #02_data-114
-def _attempt(path, room):
+def _attempt(path, room, box=None):
     try:
-        pixels, done = read_image(path, room.shape[-1])
+        pixels, done = read_image(path, room.shape[-1], box)
         room[:] = pixels.transpose(2, 0, 1)
         return done
     except UnidentifiedImageError: return "this is no image, or its beginning is broken"
@@ -427,11 +443,14 @@ def _report(files, done):
 def read_images(
     files:list, # n paths
     size:int=96, # pixels a side; the aspect ratio is not kept
+    boxes:list|None=None, # n boxes (top, left, bottom, right) to cut the pictures to; None: nothing is cut
+    into:np.ndarray|None=None, # (n,3,size,size) uint8 to fill, such as a file mapped into memory; None: new memory
 )->Tensor: # (n,3,size,size) uint8
     "Read pictures in parallel; one error names all that are broken, one warning counts what was converted"
-    x = np.empty((len(files), 3, size, size), np.uint8)
+    x = np.empty((len(files), 3, size, size), np.uint8) if into is None else into
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(tqdm(pool.map(_attempt, files, x), total=len(files), desc="reading images", delay=1, leave=False))
+        work = pool.map(_attempt, files, x, [None] * len(files) if boxes is None else boxes)
+        results = list(tqdm(work, total=len(files), desc="reading images", delay=1, leave=False))
     broken = [f"\n  {f}: {r}" for f, r in zip(files, results) if isinstance(r, str)]
     if broken: raise ValueError(f"{len(broken)} of {len(files)} images can't be read; repair or remove them:" + "".join(broken[:50])
                                 + ("\n  ..." if len(broken) > 50 else ""))
