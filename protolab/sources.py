@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
+from .cache import pixel_cache
 from .core import import_torchvision
 from .cub import cub_splits
 from .data import Images, Listing, Splits, bird_splits, deal, fashion_splits, folder_splits, from_dataset, read_images, warn_leaks
@@ -125,15 +126,17 @@ def read_listed(
     listing:Listing, # of files or pictures
     role:str, # such as "train": the first word of the name of a picture that is no file
     size:int=96, # pixels a side; the aspect ratio is not kept
-)->Images:
+    cache:str|Path|None=None, # folder of caches, for files; None: decode them now
+)->Images: # in memory, or mapped from the cache
     "Read what was chosen"
     if isinstance(listing.files[0], Image.Image):
         images = from_dataset(list(zip(listing.files, listing.y)), listing.classes, size)
         images.names = [f"{role} {name}" for name in images.names]
         return images
-    return Images(read_images(listing.files, size), torch.tensor(listing.y), listing.classes, [Path(f).name for f in listing.files])
+    x = read_images(listing.files, size) if cache is None else pixel_cache(listing.files, size, cache=cache, name=role)
+    return Images(x, torch.tensor(listing.y), listing.classes, [Path(f).name for f in listing.files])
 
-# %% ../nbs/20_sources.ipynb #20_sources-036
+# %% ../nbs/20_sources.ipynb #20_sources-038
 def torchvision_splits(
     name:str, # a name in DOORS
     root:str|Path="data", # folder of data sets
@@ -142,13 +145,14 @@ def torchvision_splits(
     per_class:int|None=None, # at most so many training images of each class; None: all
     seed:int=0, # of what is chosen and dealt
     download:bool=False, # fetch what is missing?
+    cache:str|Path|None=None, # folder of caches; None: decode the files now
 )->Splits: # the official sets; checked for leaks
     "A data set of torchvision in four sets"
     door, few = DOORS[known_name(name)], _sizes(per_class)
     asked = {role: getattr(door, role) for role in ("train", "valid", "test") if getattr(door, role)}
     if few and not door.valid: few["train"], valid = few["train"] + few["valid"], few["valid"] / (few["train"] + few["valid"])
     found = {role: listed(open_dataset(name, root, words, download)) for role, words in asked.items()}
-    sets = {role: read_listed(few_of_each(listing, few.get(role), seed), role, size) for role, listing in found.items()}
+    sets = {role: read_listed(few_of_each(listing, few.get(role), seed), role, size, cache) for role, listing in found.items()}
     if not door.valid: sets["train"], sets["valid"] = deal(sets["train"], [valid], seed)
     splits = Splits(sets["train"], sets["valid"], sets["train"], sets["test"])
     warn_leaks(splits)
@@ -159,14 +163,14 @@ def _sizes(per_class):
     if per_class < 1: raise ValueError(f"per_class={per_class} images a class were asked for: give 1 or more, or leave it out for all")
     return dict(train=per_class, valid=max(1, per_class // 4), test=max(1, per_class // 2))
 
-# %% ../nbs/20_sources.ipynb #20_sources-046
+# %% ../nbs/20_sources.ipynb #20_sources-048
 def source_splits(
     word:str, # birds, FOLDER, fashion-mnist[:FOLDER], cub:FOLDER or torchvision:NAME[:FOLDER]
     size:int=96, # pixels a side
     seed:int=0, # of drawing, choosing and dealing
     per_class:int|None=None, # training images of each class, not for folders and cub; None: 40 birds, 200 of fashion-mnist, all of others
     crop:bool=True, # cut CUB's images to their boxes? the others have none
-    cache:str|Path|None=None, # folder for the pixels of CUB, read once; the others are read from their files each time
+    cache:str|Path|None=None, # folder of caches for cub and torchvision; None: the usual one for cub, none for torchvision
 )->Splits:
     "The images that one word asks for"
     kind, rest = read_word(word)
@@ -176,7 +180,7 @@ def source_splits(
     if kind == "cub": return cub_splits(rest, size=size, crop=crop, cache=cache)
     if kind == "folder": return folder_splits(rest, size=size, seed=seed)
     name, _, root = rest.partition(":")
-    return torchvision_splits(name, root or "data", size, per_class=per_class, seed=seed)
+    return torchvision_splits(name, root or "data", size, per_class=per_class, seed=seed, cache=cache)
 
 def _check_meaning(word, kind, rest, per_class, crop):
     _sizes(per_class)

@@ -2,6 +2,7 @@
 import gzip
 import sys
 import types
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -15,11 +16,14 @@ SPECIES = (0, 5, 10)
 ROLES = {"train": (0, 6), "val": (6, 8), "test": (8, 12)}      # first and last number of the birds in each official set
 
 
+@lru_cache
+def drawn(species, index): return Image.fromarray(birds.draw_bird(species, seed=3, index=index, size=48).image)
+
+
 def draw(path, species, index):
     "One bird as a JPEG of its own size"
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(birds.draw_bird(species, seed=3, index=index, size=48).image)
-    picture.resize((50 + index, 60 - index)).save(path, quality=92)
+    drawn(species, index).resize((50 + index, 60 - index)).save(path, quality=92)
 
 
 def rows(*roles): return [(c, species, i) for role in roles for c, species in enumerate(SPECIES) for i in range(*ROLES[role])]
@@ -125,21 +129,20 @@ def test_valid_is_dealt_from_train_where_there_is_none(written, name):
     assert not set(splits.train.names) & set(splits.valid.names) and not leaks(splits.train, splits.test)
 
 
-def nearest(x, root):
-    "Which (species, number) was drawn here? Compared with every drawing, decoded anew"
-    drawn = {(s, i): Image.fromarray(birds.draw_bird(s, seed=3, index=i, size=48).image).resize((32, 32), Image.BILINEAR) for _, s, i in rows(*ROLES)}
-    return min(drawn, key=lambda key: np.abs(np.asarray(drawn[key], int) - x.permute(1, 2, 0).numpy()).mean())
+def nearest(x):
+    "Which (species, number) was drawn here? Compared with every drawing"
+    pictures = {(s, i): np.asarray(drawn(s, i).resize((32, 32), Image.BILINEAR), int) for _, s, i in rows(*ROLES)}
+    return min(pictures, key=lambda key: np.abs(pictures[key] - x.permute(1, 2, 0).numpy()).mean())
 
 
 @pytest.mark.parametrize("name", ["OxfordIIITPet", "FGVCAircraft", "Flowers102", "StanfordCars"])
 def test_pictures_labels_and_official_sets_belong_together(written, name):
     "Planted: species and number of each bird say which class and which official set it was written to"
-    root = written(name)
-    splits = sources.torchvision_splits(name, root, size=32)
+    splits = sources.torchvision_splits(name, written(name), size=32)
     for role, images in (("train", splits.train), ("valid", splits.valid), ("test", splits.test)):
         first, last = ROLES["test"] if role == "test" else (0, 8)
         for k in (0, len(images) // 2, len(images) - 1):
-            species, number = nearest(images.x[k], root)
+            species, number = nearest(images.x[k])
             assert species == SPECIES[images.y[k]] and first <= number < last, (role, k)
 
 
@@ -179,6 +182,18 @@ def test_per_class_reads_nothing_else(written, monkeypatch):
     monkeypatch.setattr(sources, "read_images", lambda files, size: read.extend(files) or torch.randint(0, 256, (len(files), 3, size, size), dtype=torch.uint8))
     sources.torchvision_splits("FGVCAircraft", root, per_class=4)
     assert len(read) == 3 * (4 + 1 + 2)
+
+
+def test_cache(written, tmp_path, monkeypatch):
+    "The second time nothing is decoded, and the pixels are the same"
+    from protolab import cache
+    word = f"torchvision:FGVCAircraft:{written('FGVCAircraft')}"
+    plain, first = (sources.source_splits(word, size=24, cache=c) for c in (None, tmp_path/"caches"))
+    assert (tmp_path/"caches").is_dir()
+    def never(*args, **words): raise AssertionError("decoded again")
+    for room in (cache, sources): monkeypatch.setattr(room, "read_images", never)
+    again = sources.source_splits(word, size=24, cache=tmp_path/"caches")
+    for a, b, c in zip(plain, first, again): assert torch.equal(a.x, b.x) and torch.equal(b.x, c.x) and a.names == b.names == c.names
 
 
 def test_a_copy_in_two_official_sets_is_told(written):
@@ -312,10 +327,10 @@ def test_cub_word(monkeypatch):
 
 
 def test_cub_from_a_written_folder(tmp_path):
-    if not hasattr(birds, "write_cub"): pytest.skip("birds.write_cub is not there yet")
-    birds.write_cub(tmp_path, per_class=6, species=range(3))
-    splits = sources.source_splits(f"cub:{tmp_path}", size=32)
-    assert len(splits.train.classes) == 3 and splits.train.x.shape[-1] == 32
+    home = birds.write_cub(tmp_path/"CUB", per_class=6, species=range(3))
+    cropped, whole = (sources.source_splits(f"cub:{home}", size=32, crop=crop, cache=tmp_path/"caches") for crop in (True, False))
+    assert len(cropped.train.classes) == 3 and cropped.train.x.shape[-1] == 32
+    assert cropped.test.names == whole.test.names and not torch.equal(cropped.test.x, whole.test.x)
 
 
 def test_empty_word():
