@@ -44,6 +44,19 @@ def test_turned_like_the_reference(w, h, degrees):
 
 
 @pytest.mark.parametrize("w,h", SIDES)
+@pytest.mark.parametrize("degrees", [-15, 3, 15])
+def test_cut_like_the_reference(w, h, degrees):
+    "The same cut from the package's formula with the canvas of the turned picture, exactly: without pixels to round to"
+    a = math.radians(abs(degrees))
+    s, c, t = math.sin(a), math.cos(a), math.tan(a)
+    X, Y = w * c + h * s, w * s + h * c
+    E = t * (Y - X * t)
+    A = t * (X - E)
+    M = augment.rotation_matrix(torch.tensor([degrees], dtype=torch.float64), w / h)[0].double()
+    assert (M[0, 0] / c).item() == pytest.approx((X - 2 * E) / w, abs=1e-6) and (M[1, 1] / c).item() == pytest.approx((Y - 2 * A) / h, abs=1e-6)
+
+
+@pytest.mark.parametrize("w,h", SIDES)
 @pytest.mark.parametrize("degrees", [-9, 2, 11])
 @pytest.mark.parametrize("along_x", [True, False])
 def test_sheared_like_the_reference(w, h, degrees, along_x):
