@@ -296,7 +296,6 @@ class PrototypeLayer(nn.Module):
         super().__init__()
         if min(P, D, hp, wp) < 1: raise ValueError(f"P={P}, D={D}, hp={hp}, wp={wp} came: each must be 1 or larger; give at least one prototype of one cell")
         self.vectors, self.similarity, self.distance = nn.Parameter(torch.rand(P, D, hp, wp)), similarity, distance
-
     def extra_repr(self): return f"{tuple(self.vectors.shape)}, similarity={getattr(self.similarity, '__name__', self.similarity)}"
 
     def forward(self, z:Tensor, # (N,D,h,w) latent map
