@@ -195,8 +195,8 @@ def read_released(
 )->dict: # name -> tensor
     "The tensors of a state dict; a ValueError for anything else, which is not opened"
     try: tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"""{path} holds more than tensors, or is no file of torch.save: it was not opened, since opening a pickled object runs its code ({str(error).splitlines()[0][:80]}).
+    except (pickle.UnpicklingError, EOFError, RuntimeError):
+        raise ValueError(f"""{path} holds more than tensors, or is no file of torch.save: it was not opened, since opening a pickled object runs its code.
 If it is a model of the released code and you trust it, run these lines in the folder of that code, with a PyTorch that it works with, and load the new file:
     import torch
     model = torch.load({str(path)!r}, map_location="cpu")      # from PyTorch 2.6 on also: weights_only=False
