@@ -8,7 +8,6 @@ __all__ = ['RELEASED', 'inverted_cost', 'legacy_loss', 'moving_statistics', 'in_
            'our_name', 'released_recipe', 'load_released']
 
 # %% ../nbs/21_legacy.ipynb #21_legacy-002
-import pickle
 import warnings
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -195,7 +194,8 @@ def read_released(
 )->dict: # name -> tensor
     "The tensors of a state dict; a ValueError for anything else, which is not opened"
     try: tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError):
+    except OSError: raise
+    except Exception:                                      # what is no state dict shows itself in many ways
         raise ValueError(f"""{path} holds more than tensors, or is no file of torch.save: it was not opened, since opening a pickled object runs its code.
 If it is a model of the released code and you trust it, run these lines in the folder of that code, with a PyTorch that it works with, and load the new file:
     import torch

@@ -216,6 +216,17 @@ def test_both_projections_agree_where_nothing_is_wrong():
     assert mine["moved"] == pytest.approx(theirs["moved"], rel=1e-5) and mine["duplicates"] == theirs["duplicates"]
 
 
+@pytest.mark.parametrize("batch", [1, 2, 6, 12])
+def test_ties_go_to_the_first_image(batch):
+    "A strict <, within a batch and between batches: of two equal images the first gives the patch, in both modes"
+    model, dls, geo = start()
+    set_ = dls.project.images
+    twice = Images(set_.x[[*range(6), *range(6)]], set_.y[[*range(6), *range(6)]], set_.classes, [f"image {i}" for i in range(12)])
+    for project in (project_, push_):
+        project(model, Loader(twice, model.backbone.stats, batch), geo)
+        assert max(p.image for p in model.provenance) < 6
+
+
 # -- maps and boxes -----------------------------------------------------------------------------------------------------------
 
 def test_boxes():

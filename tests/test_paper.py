@@ -205,7 +205,7 @@ def test_a_stage_that_ends_early_passes_its_turn():
 
 def test_the_papers_numbers():
     geo = geometry(start(False).backbone, (16, 16))
-    (warm, turns), (old_warm, old_turns) = paper_stages(geo), paper_stages(geo, legacy=True)
+    (warm, turns), (_, old_turns) = paper_stages(geo), paper_stages(geo, legacy=True)
     assert warm.epochs == 5 and warm.rates == {"add_on": 3e-3, "prototypes": 3e-3} and warm.decay == {"add_on": 1e-3}
     assert [t.rows for t in turns.turns] == [6, None, None, 10, None, None, 10, None, None] and turns.turns[0].stage.epochs == 26
     assert [t.rows for t in old_turns.turns] == [6, None, 20, 10, None, 20, 10, None, 20] and old_turns.turns[2].stage.epochs == 60

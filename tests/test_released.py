@@ -116,10 +116,14 @@ def test_the_lines_in_the_message_work(tmp_path):
     assert list(read_released(path.with_suffix(".state.pth"))) == ["prototype_vectors"]
 
 
-@pytest.mark.parametrize("data", [b"", b"no pickle at all", b"PK\x03\x04 torn", pickle.dumps({"prototype_vectors": 1})[:9]])
+@pytest.mark.parametrize("data", [b"", b"no pickle at all", b"PK\x03\x04 torn", *(pickle.dumps({"prototype_vectors": 1}, 2)[:n] for n in range(1, 30, 4))])
 def test_other_files_are_refused_in_words(data, tmp_path):
     Path(tmp_path/"f.pth").write_bytes(data)
     with pytest.raises(ValueError, match="is no file of torch.save"): read_released(tmp_path/"f.pth")
+
+
+def test_a_missing_file_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError): read_released(tmp_path/"f.pth")
 
 
 def test_other_contents_are_refused_in_words(tmp_path):
