@@ -20,7 +20,7 @@ from protolab.loss import cluster, paper_loss, separation
 from protolab.model import tiny_model
 from protolab.paper import Copies, paper_loaders, paper_stages
 from protolab.project import Projection, check_projection, duplicates, project_
-from protolab.prototypes import DISTANCES, PrototypeLayer, log_similarity, patch_rows
+from protolab.prototypes import DISTANCES, PrototypeLayer, patch_rows
 from protolab.train import Stage, constant, fit, half_where_fast, learning, step_every, train_step
 
 TOP = math.log(10_000)
