@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'paper_layout', 'own_classes', 'start_weights', 'channels_in', 'channels_out', 'check_pieces', 'ProtoPNet',
-           'tiny_backbone', 'get_provenance', 'set_provenance', 'patches_from', 'similarity_called', 'assemble',
-           'protopnet', 'tiny_model', 'SummaryLine', 'summary_line', 'AfterTrunk', 'refuse_pickle', 'read_header',
-           'damage_named', 'tensors_of', 'mismatches', 'rebuild', 'save', 'read_config', 'load']
+           'tiny_backbone', 'get_provenance', 'set_provenance', 'patches_from', 'similarity_called', 'distance_called',
+           'assemble', 'protopnet', 'tiny_model', 'SummaryLine', 'summary_line', 'AfterTrunk', 'refuse_pickle',
+           'read_header', 'damage_named', 'tensors_of', 'mismatches', 'rebuild', 'save', 'read_config', 'load']
 
 # %% ../nbs/06_model.ipynb #06_model-002
 import copy
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from . import __version__
 from .backbone import Backbone, add_on as make_add_on, make_backbone, register
 from .core import IMAGENET, Out, Patch, atomic_path
-from .prototypes import SIMILARITIES, PrototypeLayer
+from .prototypes import DISTANCES, SIMILARITIES, PrototypeLayer
 
 # %% ../nbs/06_model.ipynb #06_model-006
 def paper_layout(
@@ -196,9 +196,17 @@ def similarity_called(
                          "or give the function itself")
     return SIMILARITIES[similarity]
 
+def distance_called(
+    distance:str, # a name in DISTANCES
+): # a Distance
+    "The way to measure of that name; a ValueError where there is none"
+    if distance not in DISTANCES:
+        raise ValueError(f"no distance is called {distance!r}; there are {list(DISTANCES)}: use one of these, or add yours with DISTANCES[{distance!r}] = Distance(nearest, maps)")
+    return DISTANCES[distance]
+
 # %% ../nbs/06_model.ipynb #06_model-047
 def assemble(
-    recipe:dict, # backbone, D, similarity, patch, kind: see protopnet
+    recipe:dict, # backbone, D, similarity, patch, kind, and perhaps distance: see protopnet
     cls:Tensor, # (P,) class of each prototype
     classes:list, # C names
     pretrained:bool, # whether the trunk gets pretrained weights, where there are some
@@ -206,14 +214,15 @@ def assemble(
     "The model of a recipe"
     backbone = make_backbone(recipe["backbone"], pretrained)
     add_on = make_add_on(backbone.channels, recipe["D"], recipe["kind"])
-    prototypes = PrototypeLayer(len(cls), recipe["D"], *recipe["patch"], similarity=similarity_called(recipe["similarity"]))
+    prototypes = PrototypeLayer(len(cls), recipe["D"], *recipe["patch"], similarity=similarity_called(recipe["similarity"]),
+                                distance=distance_called(recipe.get("distance", "exact")))
     model = ProtoPNet(backbone, add_on, prototypes, cls, classes)
     model.recipe = recipe
     return model.eval()
 
 # %% ../nbs/06_model.ipynb #06_model-050
 def protopnet(
-    backbone:str, # name in BACKBONES: "lite0", "small", "vgg16", or your own
+    backbone:str, # a name that make_backbone knows: "lite0", "small", one of torchvision's such as "vgg16", or your own
     classes:list, # C names
     per_class:int=5, # prototypes a class; the paper takes 10
     D:int=64, # channels of the latent map; the paper takes 128
@@ -221,9 +230,10 @@ def protopnet(
     patch:tuple=(1, 1), # cells that a prototype covers, height and width
     kind:str="regular", # of add-on: "regular" or "bottleneck"
     pretrained:bool=True, # pretrained weights for the trunk, where the backbone has some
+    distance:str="exact", # name in DISTANCES; "expanded" rounds as the released code does
 )->ProtoPNet: # in eval mode; `fit` switches on what is to learn
     "A new ProtoPNet that remembers how it was built"
-    recipe = dict(backbone=backbone, D=D, similarity=similarity, patch=tuple(patch), kind=kind)
+    recipe = dict(backbone=backbone, D=D, similarity=similarity, patch=tuple(patch), kind=kind, distance=distance)
     return assemble(recipe, paper_layout(per_class * len(classes), len(classes)), classes, pretrained)
 
 # %% ../nbs/06_model.ipynb #06_model-053

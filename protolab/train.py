@@ -137,10 +137,11 @@ def train_step(
     optimizer:torch.optim.Optimizer, # holds the rates
     x:Tensor, # (N,...) a batch, on the model's device
     y:Tensor, # (N,) labels
+    half:Callable=half_where_fast, # half(device) -> a context in which the model runs
 )->dict: # the terms of the loss, as numbers
     "One step down the slope of the term named loss; a FloatingPointError instead of a step where a number isn't finite"
     check_finite_batch(x)
-    with half_where_fast(x.device): out = model(x)
+    with half(x.device): out = model(x)
     terms = loss(model, out, y)
     if "loss" not in terms: raise KeyError(f"the loss function gave the terms {list(terms)}: name the one to differentiate 'loss'")
     values = {name: v.item() for name, v in terms.items()}
@@ -163,6 +164,8 @@ class Stage:
     decay: dict = field(default_factory=dict) # name of a part -> its weight decay
     schedule: Callable = one_cycle # schedule(optimizer, epochs, batches) -> a scheduler of torch
     optimizer: Callable = torch.optim.Adam # takes parameter groups
+    freeze: Callable = learning # freeze(model, names) -> a context in which only the named parts learn
+    half: Callable = half_where_fast # half(device) -> a context in which the model runs
 
     def __post_init__(self):
         if self.epochs < 1: raise ValueError(f"stage {self.name!r} has {self.epochs} epochs: give it 1 or more, or leave it out")
@@ -175,11 +178,12 @@ def one_pass(
     loss:Callable, # loss(model, out, y) -> dict of scalars
     optimizer:torch.optim.Optimizer, # holds the rates
     scheduler, # stepped after each batch
+    half:Callable=half_where_fast, # half(device) -> a context in which the model runs
 ): # yields (N, dict of numbers) after each step
     "A step on each batch"
     device = next(model.parameters()).device
     for x, y in loader:
-        yield len(y), train_step(model, loss, optimizer, x.to(device), y.to(device))
+        yield len(y), train_step(model, loss, optimizer, x.to(device), y.to(device), half)
         scheduler.step()
 
 # %% ../nbs/09_train.ipynb #09_train-055
@@ -213,12 +217,13 @@ def __call__(
 ): # yields one row an epoch
     "Train the named parts, an epoch at a time"
     total = self.epochs * len(dls.train)
-    with learning(model, self.rates), tqdm(total=total, desc=self.name, delay=1, leave=False) as bar:
+    done = state.get("epoch", 0)
+    with self.freeze(model, self.rates), tqdm(total=total, initial=done * len(dls.train), desc=self.name, delay=1, leave=False) as bar:
         optimizer = self.optimizer(parameter_groups(model, self.rates, self.decay))
         scheduler = self.schedule(optimizer, self.epochs, len(dls.train))
         if state: optimizer.load_state_dict(state["optimizer"]); scheduler.load_state_dict(state["scheduler"])
-        for number in range(state.get("epoch", 0) + 1, self.epochs + 1):
-            row = self.epoch(one_pass(model, dls.train, self.loss, optimizer, scheduler), number, bar)
+        for number in range(done + 1, self.epochs + 1):
+            row = self.epoch(one_pass(model, dls.train, self.loss, optimizer, scheduler, self.half), number, bar)
             if broken := not_finite(model): raise FloatingPointError(f"stage {self.name!r}, after epoch {number}: {broken} not finite: lower their rates")
             state.update(epoch=number, optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict())
             yield row

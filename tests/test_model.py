@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from protolab.core import Patch
 from protolab.model import ProtoPNet, load, paper_layout, protopnet, save, tensors_of, tiny_model
-from protolab.prototypes import SIMILARITIES, PrototypeLayer
+from protolab.prototypes import DISTANCES, SIMILARITIES, PrototypeLayer
 
 
 @pytest.fixture
@@ -85,6 +85,26 @@ def test_own_layout_is_kept(tmp_path):
     assert load(tmp_path/"m.safetensors").cls.tolist() == [1, 0, 1, 1]
 
 
+def test_the_distance_is_remembered(tmp_path):
+    "A model that expands comes back expanding; a file from before the choice means exact"
+    for name in ("exact", "expanded"):
+        one = protopnet("tiny", ["a", "b"], per_class=2, D=6, distance=name)
+        save(one, tmp_path/"m.safetensors")
+        assert load(tmp_path/"m.safetensors").prototypes.distance is DISTANCES[name]
+    del one.recipe["distance"]
+    save(one, tmp_path/"old.safetensors")
+    assert "distance" not in json.loads(header(tmp_path/"old.safetensors")["__metadata__"]["protolab"])["recipe"]
+    assert load(tmp_path/"old.safetensors").prototypes.distance is DISTANCES["exact"]
+
+
+def test_a_distance_of_another_house(tmp_path):
+    "A file names its distance; where nobody has added it, the message says how"
+    DISTANCES["mine"] = DISTANCES["exact"]
+    try: save(protopnet("tiny", ["a", "b"], distance="mine"), tmp_path/"m.safetensors")
+    finally: del DISTANCES["mine"]
+    with pytest.raises(ValueError, match="no distance is called 'mine'"): load(tmp_path/"m.safetensors")
+
+
 def test_loading_takes_no_random_number_and_no_net(file, monkeypatch):
     monkeypatch.setattr("socket.socket", None)
     state = torch.get_rng_state()
@@ -95,7 +115,7 @@ def test_loading_takes_no_random_number_and_no_net(file, monkeypatch):
 def test_the_header_is_plain_json(file):
     words = json.loads(header(file)["__metadata__"]["protolab"])
     assert set(words) == {"format", "version", "recipe", "classes", "provenance"}
-    assert words["recipe"] == dict(backbone="tiny", D=6, similarity="log", patch=[1, 1], kind="regular")
+    assert words["recipe"] == dict(backbone="tiny", D=6, similarity="log", patch=[1, 1], kind="regular", distance="exact")
     assert words["provenance"][1]["name"] == "train/1"
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from protolab import prototypes
-from protolab.prototypes import PrototypeLayer, distance_maps, distances_naive, full_precision, log_similarity, matmul_precision, min_distances
+from protolab.prototypes import DISTANCES, PrototypeLayer, distance_maps, distances_naive, full_precision, log_similarity, matmul_precision, min_distances
 
 TOP = math.log(10_000)
 
@@ -37,6 +37,20 @@ def test_equals_the_naive_loops(N, D, h, w, P, hp, wp):
     assert torch.equal(cell, place)
     for ours, theirs in zip(gradients(d, z, p), gradients(best, z, p)): torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(distance_maps(z, p), distances_naive(z, p))
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("hp,wp", [(1, 1), (2, 3)])
+def test_each_way_to_measure(name, hp, wp):
+    "Both faces, both gradients and the place; in float64 all ways agree with the loops"
+    z, p = torch.rand(3, 4, 5, 6, dtype=torch.float64, requires_grad=True), torch.rand(7, 4, hp, wp, dtype=torch.float64, requires_grad=True)
+    way, (best, place) = DISTANCES[name], oracle(z, p)
+    d, cell = way.nearest(z, p)
+    torch.testing.assert_close(d, best)
+    torch.testing.assert_close(way.maps(z, p), distances_naive(z, p))
+    assert torch.equal(cell, place)
+    for ours, theirs in zip(gradients(d, z, p), gradients(best, z, p)): torch.testing.assert_close(ours, theirs)
+    with pytest.raises(ValueError, match="does not fit on a map"): way.maps(z[:, :, :1, :1], torch.rand(1, 4, 2, 2, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("hp,wp", [(1, 1), (2, 2)])
