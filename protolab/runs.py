@@ -8,9 +8,10 @@ __all__ = ['SETS', 'ONLY', 'SMALL', 'RUN_FORMAT', 'UNTRAINED', 'write_json', 're
            'check_shared', 'commit_of', 'environment', 'note_environment', 'Logits', 'PlainView', 'plain_loss',
            'few_of_each', 'PlainStage', 'OnMaps', 'default_stages', 'Candidate', 'numbered', 'chosen', 'as_reference',
            'write_choice', 'read_test', 'keep_sources', 'kept_sources', 'planned', 'seconds_left', 'spoken',
-           'progress_line', 'Run', 'open_run', 'table_html', 'run_rows', 'built', 'rebuilt', 'Job', 'job_of',
-           'begin_run', 'finish_run', 'swept', 'train_run', 'reporter', 'own_album', 'prove_run', 'answer_html',
-           'explained_image', 'explained_images', 'reopened', 'nearest_section', 'run_gallery']
+           'progress_line', 'say_line', 'Run', 'open_run', 'table_html', 'run_rows', 'built', 'rebuilt', 'Job',
+           'job_of', 'begin_run', 'finish_run', 'swept', 'train_run', 'reporter', 'own_album', 'prove_run',
+           'answer_html', 'explained_image', 'explained_images', 'reopened', 'nearest_section', 'run_gallery',
+           'write_page']
 
 # %% ../nbs/24_runs.ipynb #24_runs-002
 import hashlib
@@ -19,6 +20,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import warnings
 from collections import Counter
 from copy import copy
@@ -32,6 +34,7 @@ from typing import Callable, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -39,12 +42,11 @@ from tqdm.auto import tqdm
 # %% ../nbs/24_runs.ipynb #24_runs-004
 from . import __version__
 from .backbone import Geometry, geometry, make_backbone
-from .core import atomic_path, default_device, seed_everything
+from .core import atomic_path, default_device, evaluating, seed_everything
 from .data import Cached, Images, Loader, Loaders, Splits, cached, fingerprints, leaks, loaders, normalise, read_images
 from .explain import boxed_patches, boxed_rows, explanations, nearest_patches
 from .gallery import Album, Thumbs, looks_like_view, page, strips_view, wall_view
 from .last_layer import LastLayer
-from .loss import default_loss
 from .model import load, patches_from, protopnet, save
 from .paper import paper_loaders, paper_model, paper_stages
 from .project import Projection, check_projection
@@ -309,16 +311,18 @@ class OnMaps:
         train = Cached(project.x, project.images, dls.train.batch, shuffle=True)
         yield from self.stage(model.after_trunk(), dls._replace(train=train, valid=valid, project=project), state)
 
-    def fits(self,
-        model:nn.Module, # a ProtoPNet
-        dls, # valid and project are counted
-    )->bool:
-        "Whether the maps of training and validation images fit"
-        x = dls.valid.images.x[:1].to(model.cls.device)
-        with torch.no_grad(): z = model.eval().backbone.trunk(normalise(x.cpu(), model.backbone.stats).to(x.device))
-        return 4 * z.numel() * (len(dls.project.y) + len(dls.valid.y)) <= self.room
+# %% ../nbs/24_runs.ipynb #24_runs-048
+@patch
+def fits(self:OnMaps,
+    model:nn.Module, # a ProtoPNet
+    dls, # valid and project are counted
+)->bool:
+    "Whether the maps of training and validation images fit"
+    x = normalise(dls.valid.images.x[:1], model.backbone.stats).to(model.cls.device)
+    with evaluating(model): z = model.backbone.trunk(x)
+    return 4 * z.numel() * (len(dls.project.y) + len(dls.valid.y)) <= self.room
 
-# %% ../nbs/24_runs.ipynb #24_runs-051
+# %% ../nbs/24_runs.ipynb #24_runs-052
 def default_stages(
     model:nn.Module, # a new ProtoPNet
     place:Geometry, # of its cells at the size of the images
@@ -334,7 +338,7 @@ def default_stages(
     return [OnMaps(PlainStage(epochs or 12, {part: 1e-2 for part in adapter})), OnMaps(replace(WARM, epochs=epochs or WARM.epochs, rates=warm)),
             replace(JOINT, epochs=epochs or JOINT.epochs, rates=joint), *last]
 
-# %% ../nbs/24_runs.ipynb #24_runs-055
+# %% ../nbs/24_runs.ipynb #24_runs-056
 class Candidate:
     "A stage of `fit`: write the model as it is now"
     name = "candidate"
@@ -355,7 +359,7 @@ class Candidate:
     @property
     def file(self): return self.folder/f"{self.number:02d}.safetensors"
 
-# %% ../nbs/24_runs.ipynb #24_runs-056
+# %% ../nbs/24_runs.ipynb #24_runs-057
 def numbered(
     stages:list, # in which one Candidate stands several times
 )->list: # of stages, with the candidates counted from 0
@@ -363,7 +367,7 @@ def numbered(
     counter = count()
     return [Candidate(s.folder, next(counter)) if isinstance(s, Candidate) else s for s in stages]
 
-# %% ../nbs/24_runs.ipynb #24_runs-059
+# %% ../nbs/24_runs.ipynb #24_runs-060
 def chosen(
     history:list, # of rows, see train.fit
 )->dict: # the row of the candidate with the largest accuracy; of equals the first
@@ -372,7 +376,7 @@ def chosen(
     if not rows: raise ValueError("no candidate was kept, so there is nothing to choose from: let the stages end with Candidate(folder)")
     return max(rows, key=lambda row: row["accuracy"])
 
-# %% ../nbs/24_runs.ipynb #24_runs-062
+# %% ../nbs/24_runs.ipynb #24_runs-063
 def as_reference(
     splits:Splits, # the four sets
 )->Splits: # all training images train, and the test images are looked at all the time
@@ -381,7 +385,7 @@ def as_reference(
     both = Images(torch.cat([a.x, b.x]), torch.cat([a.y, b.y]), a.classes, [*a.names, *b.names])
     return Splits(both, splits.test, both, splits.test)
 
-# %% ../nbs/24_runs.ipynb #24_runs-064
+# %% ../nbs/24_runs.ipynb #24_runs-065
 def write_choice(
     folder:Path, # of the run
     history:list, # of rows
@@ -395,7 +399,7 @@ def write_choice(
     write_json(folder/"choice.json", choice)
     return choice
 
-# %% ../nbs/24_runs.ipynb #24_runs-067
+# %% ../nbs/24_runs.ipynb #24_runs-068
 def read_test(
     folder:Path, # of the run
     model:nn.Module, # the chosen one
@@ -407,7 +411,7 @@ def read_test(
     if not file.exists(): write_json(file, dict(accuracy=accuracy(model, loader), images=len(loader.y), read=how))
     return read_json(file)
 
-# %% ../nbs/24_runs.ipynb #24_runs-070
+# %% ../nbs/24_runs.ipynb #24_runs-071
 def keep_sources(
     folder:Path, # of the run
     patches:list, # of Patch: the papers of all prototypes
@@ -431,7 +435,7 @@ def kept_sources(
     patches = patches_from([{k: v for k, v in r.items() if k != "source"} | {"image": names.index(r["source"])} for r in records])
     return patches, Images(x, torch.tensor([y[name] for name in names]), classes, names)
 
-# %% ../nbs/24_runs.ipynb #24_runs-073
+# %% ../nbs/24_runs.ipynb #24_runs-074
 def planned(
     stages:list, # of fit
 )->list: # (number of the stage, its name), once for each row to come
@@ -456,17 +460,24 @@ def spoken(
         if seconds >= 2 * length: return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s"
 
-# %% ../nbs/24_runs.ipynb #24_runs-075
+# %% ../nbs/24_runs.ipynb #24_runs-076
 def progress_line(
     history:list, # of rows, the last one just done
     plan:list, # of planned
 )->str:
-    "Stage, epoch, accuracy, seconds, and the time left"
+    "Stage, epoch, accuracy (of the plain classifier while there are no prototypes), seconds, and the time left"
     row, at = history[-1], plan[min(len(history), len(plan)) - 1]
     left = f"about {spoken(seconds_left(history, plan))} left" if len(history) < len(plan) else "done"
-    return f"{row['stage']:16} {row['epoch']:>3} of {plan.count(at):<3} accuracy {percent(row['accuracy']):>7} {row['seconds']:8.1f} s   {left}"
+    return f"{row['stage']:16} {row['epoch']:>3} of {plan.count(at):<3} accuracy {percent(row.get('plain', row['accuracy'])):>7} {row['seconds']:8.1f} s   {left}"
 
-# %% ../nbs/24_runs.ipynb #24_runs-078
+# %% ../nbs/24_runs.ipynb #24_runs-077
+def say_line(
+    line:str, # of text
+):
+    "Print a line; on a terminal it takes the place of a progress bar, which goes on below"
+    print(f"\r\x1b[K{line}" if sys.stdout.isatty() else line, flush=True)
+
+# %% ../nbs/24_runs.ipynb #24_runs-080
 @dataclass(frozen=True)
 class Run:
     "A run folder, read; shows itself"
@@ -492,7 +503,7 @@ def open_run(
     history, choice, test = (read_json(file) if (file := folder/f"{name}.json").exists() else None for name in ("history", "choice", "test"))
     return Run(folder, config, History(history or []), choice, test)
 
-# %% ../nbs/24_runs.ipynb #24_runs-079
+# %% ../nbs/24_runs.ipynb #24_runs-081
 def table_html(
     rows:list, # of (what, value)
 )->str: # HTML
@@ -513,7 +524,7 @@ def run_rows(
     return [*rows, ("choice", f"{best['file']}, of {len(run.choice['candidates'])}: {percent(best['accuracy'])} on {run.choice['on']}"),
             ("test", f"{percent(run.test['accuracy'])} of {run.test['images']} images, {run.test['read']}")]
 
-# %% ../nbs/24_runs.ipynb #24_runs-082
+# %% ../nbs/24_runs.ipynb #24_runs-084
 UNTRAINED = ("small", "tiny") # backbones for which there are no pretrained weights
 
 def built(
@@ -539,7 +550,7 @@ def rebuilt(
     model.load_state_dict(read_state(folder/"checkpoint.safetensors")["model"])
     return model, run_config(folder)["trunk"]
 
-# %% ../nbs/24_runs.ipynb #24_runs-085
+# %% ../nbs/24_runs.ipynb #24_runs-087
 class Job(NamedTuple):
     "What `fit` is called with"
     model: nn.Module # a ProtoPNet
@@ -561,7 +572,7 @@ def job_of(
     stages = paper_stages(place, pushes=settings.pushes, warm=settings.warm, last=settings.last, then=(keep,), legacy=settings.legacy)
     return Job(model, dls, numbered(stages))
 
-# %% ../nbs/24_runs.ipynb #24_runs-088
+# %% ../nbs/24_runs.ipynb #24_runs-090
 def begin_run(
     folder:Path, # of the run
     settings:Settings, # settled
@@ -581,7 +592,7 @@ def begin_run(
                    images=record, classes=list(model.classes), leaks={names: len(pairs) for names, pairs in shared.items()}, stages=describe_run(*job)["stages"]))
     return job
 
-# %% ../nbs/24_runs.ipynb #24_runs-089
+# %% ../nbs/24_runs.ipynb #24_runs-091
 def finish_run(
     folder:Path, # of the run
     job:Job, # whose stages are done
@@ -596,7 +607,7 @@ def finish_run(
     keep_sources(folder, model.provenance, job.dls.project.images)
     read_test(folder, model, job.dls.test, "looked at in every epoch, as the reference does" if legacy else "read once, after the choice")
 
-# %% ../nbs/24_runs.ipynb #24_runs-090
+# %% ../nbs/24_runs.ipynb #24_runs-092
 def swept(
     folder:Path, # of a run
 )->list: # names of the files that were removed
@@ -605,13 +616,13 @@ def swept(
     for p in left: p.unlink()
     return [p.name for p in left]
 
-# %% ../nbs/24_runs.ipynb #24_runs-091
+# %% ../nbs/24_runs.ipynb #24_runs-093
 def train_run(
     out:str|Path, # the run folder; made when it is missing
     settings:Settings=Settings(), # what to do
     cache:str|Path|None=None, # where CUB's pixels are kept, see cache
     allow_leaks:bool=False, # go on though a picture sits in two sets
-    tell:Callable=tqdm.write, # gets one line of text a row
+    tell:Callable=say_line, # gets one line of text a row
 )->Run:
     "Train; or go on where it was stopped; or show what is finished: always the same call"
     folder, settings = Path(out), settled(settings)
@@ -629,7 +640,7 @@ def train_run(
     finish_run(folder, job, history, settings.legacy)
     return open_run(folder)
 
-# %% ../nbs/24_runs.ipynb #24_runs-092
+# %% ../nbs/24_runs.ipynb #24_runs-094
 def reporter(
     folder:Path, # of the run
     plan:list, # of planned
@@ -641,7 +652,7 @@ def reporter(
         tell(progress_line(history, plan))
     return each
 
-# %% ../nbs/24_runs.ipynb #24_runs-106
+# %% ../nbs/24_runs.ipynb #24_runs-108
 def own_album(
     run:Run, # finished
     model:nn.Module, # of this run
@@ -659,7 +670,7 @@ def prove_run(
     model.provenance, images = kept_sources(run.folder, model.classes)
     return check_projection(model, Loader(images, model.backbone.stats))
 
-# %% ../nbs/24_runs.ipynb #24_runs-111
+# %% ../nbs/24_runs.ipynb #24_runs-113
 def answer_html(
     told:list, # of Explanation, best class first
     classes:list, # C names
@@ -667,7 +678,9 @@ def answer_html(
 )->str: # HTML
     "The best classes with their logits, and the share that a softmax gives them"
     shares = logits.softmax(0)
-    return table_html([("class", "logit, share by softmax"), *((classes[t.target], f"{t.logit:.2f}, {percent(shares[t.target].item())}") for t in told)])
+    rows = [(escape(classes[t.target]), f"{t.logit:.2f}", percent(shares[t.target].item())) for t in told]
+    cells = "".join(f"<tr><th>{name}</th><td>{logit}</td><td>{share}</td></tr>" for name, logit, share in rows)
+    return f'<table style="margin-bottom:16px"><tr><th>class</th><th>logit</th><th>share by softmax</th></tr>{cells}</table>'
 
 def explained_image(
     model:nn.Module, # a ProtoPNet
@@ -683,7 +696,7 @@ def explained_image(
     folded = "".join(f"<details><summary>And why {escape(album.classes[t.target])}?</summary>{html}</details>" for t, html in zip(told[1:], others))
     return album.classes[told[0].target], answer_html(told, album.classes, logits) + first + folded
 
-# %% ../nbs/24_runs.ipynb #24_runs-112
+# %% ../nbs/24_runs.ipynb #24_runs-114
 def explained_images(
     run:Run, # finished
     paths:list, # image files, of any size
@@ -698,7 +711,7 @@ def explained_images(
             f"{': crop your photographs in the same way' if run.config['pictures'].startswith('crops') else ''}. A class's logit is the sum of similarity times weight.")
     return page("This looks like that", [(f"{Path(p).name}: {name}", html) for p, (name, html) in zip(paths, told)], lead)
 
-# %% ../nbs/24_runs.ipynb #24_runs-116
+# %% ../nbs/24_runs.ipynb #24_runs-118
 def reopened(
     run:Run, # finished
     data:str|None=None, # a word for the data, where they have moved; None: as in the settings
@@ -720,13 +733,13 @@ def nearest_section(
     loader, place = Loader(images, model.backbone.stats), geometry(model.backbone, tuple(images.x.shape[-2:]))
     return strips_view(album, boxed_rows(model, loader, place, nearest_patches(model, loader, place, k)), Thumbs(images.x))
 
-# %% ../nbs/24_runs.ipynb #24_runs-117
+# %% ../nbs/24_runs.ipynb #24_runs-119
 def run_gallery(
     run:Run, # finished
     data:str|None=None, # a word for the data, where they have moved
     k:int|None=None, # nearest patches a prototype; None: 10, fewer where there are many prototypes; 0: none
     cache:str|Path|None=None, # where CUB's pixels are kept
-    tell:Callable=tqdm.write, # hears when the data are gone
+    tell:Callable=say_line, # hears when the data are gone
 )->str: # one HTML file that asks nobody for anything
     "The prototypes of a run, the patches nearest to them, and the run in a table"
     model = run.model()
@@ -737,3 +750,12 @@ def run_gallery(
         tell(f"the nearest patches are left out, for the images are not to be had: {error}")
         lead += " The training images could not be opened, so the patches nearest to each prototype are left out."
     return page("This looks like that", [("All prototypes", wall_view(album)), *rest, ("The run", table_html(run_rows(run)))], lead)
+
+# %% ../nbs/24_runs.ipynb #24_runs-120
+def write_page(
+    path:str|Path, # of the page
+    html:str, # the page
+)->Path: # the same path
+    "Write a page, whole or not at all"
+    with atomic_path(path) as tmp: tmp.write_text(html, encoding="utf-8")
+    return Path(path)
