@@ -6,7 +6,7 @@
 __all__ = ['SETS', 'ONLY', 'SMALL', 'RUN_FORMAT', 'UNTRAINED', 'write_json', 'read_json', 'Settings', 'usual_size', 'settled',
            'run_config', 'as_config', 'check_folder', 'image_record', 'check_same_images', 'shared_pictures',
            'check_shared', 'commit_of', 'environment', 'note_environment', 'Logits', 'PlainView', 'plain_loss',
-           'few_of_each', 'PlainStage', 'OnMaps', 'default_stages', 'Candidate', 'numbered', 'chosen', 'as_reference',
+           'some_of_each', 'PlainStage', 'OnMaps', 'default_stages', 'Candidate', 'numbered', 'chosen', 'as_reference',
            'write_choice', 'read_test', 'keep_sources', 'kept_sources', 'planned', 'seconds_left', 'spoken',
            'progress_line', 'say_line', 'Run', 'open_run', 'table_html', 'run_rows', 'built', 'rebuilt', 'Job',
            'job_of', 'begin_run', 'finish_run', 'swept', 'train_run', 'reporter', 'own_album', 'prove_run',
@@ -95,14 +95,14 @@ class Settings(NamedTuple):
 SETS = {"default": dict(prototypes=5, D=64), # and size, see usual_size
         "paper": dict(prototypes=10, D=128, size=224, pushes=(10, 20, 30), warm=5, last=20, copies=30)}
 ONLY = {"default": ("epochs",), "paper": ("pushes", "warm", "last", "copies", "legacy")}
-SMALL = ("lite0", "small", "tiny") # backbones made for small pictures
+SMALL = {"lite0": 96, "small": 64, "tiny": 96, "grey28": 28} # pixels a side for backbones made for small pictures
 
 def usual_size(
     settings:Settings, # whose size is None
 )->int: # pixels a side
     "224 as in the paper; less where backbone or images are small"
     if settings.recipe == "paper" or settings.backbone not in SMALL: return 224
-    return 64 if settings.backbone == "small" or settings.data.startswith("fashion-mnist") else 96
+    return min(SMALL[settings.backbone], 64) if settings.data.startswith("fashion-mnist") else SMALL[settings.backbone]
 
 # %% ../nbs/24_runs.ipynb #24_runs-016
 def settled(
@@ -254,7 +254,7 @@ def plain_loss(
     return {"loss": F.cross_entropy(out.logits, y)}
 
 # %% ../nbs/24_runs.ipynb #24_runs-041
-def few_of_each(
+def some_of_each(
     loader, # a Loader or a Cached, in the order of its images
     room:int=2000, # images in all
 ): # the same kind of loader, for the first images of each class
@@ -289,7 +289,7 @@ class PlainStage:
         if state: view.head.load_state_dict(state["head"])
         for row in self.stage(view, dls, state):
             state["head"] = view.head.state_dict()
-            if state["epoch"] == self.epochs: vocabulary_start(model, view.head, few_of_each(dls.project), words=min(200, 4 * len(dls.project.y)))
+            if state["epoch"] == self.epochs: vocabulary_start(model, view.head, some_of_each(dls.project), words=min(200, 4 * len(dls.project.y)))
             yield {**row, "plain": accuracy(view, dls.valid)}
 
 # %% ../nbs/24_runs.ipynb #24_runs-047
@@ -525,7 +525,7 @@ def run_rows(
             ("test", f"{percent(run.test['accuracy'])} of {run.test['images']} images, {run.test['read']}")]
 
 # %% ../nbs/24_runs.ipynb #24_runs-084
-UNTRAINED = ("small", "tiny") # backbones for which there are no pretrained weights
+UNTRAINED = ("small", "tiny", "grey28") # backbones for which there are no pretrained weights
 
 def built(
     settings:Settings, # settled
