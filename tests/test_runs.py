@@ -130,6 +130,15 @@ def test_stopped_after_any_row(recipe, row, whole, photos, tmp_path):
     check_same(train_run(tmp_path/"run", settings, tell=silent), whole[recipe])
 
 
+def test_boxes_know_what_the_weights_know_after_a_stop(photos, tmp_path):
+    "Lite0's shipped weights lean: where a cell looks is kept with them, and goes into the papers"
+    settings = ours(photos)._replace(backbone="lite0", epochs=1)
+    whole = train_run(tmp_path/"whole", settings, tell=silent)
+    with pytest.raises(KeyboardInterrupt): train_run(tmp_path/"run", settings, tell=After(2))
+    check_same(train_run(tmp_path/"run", settings, tell=silent), whole)
+    assert whole.config["trunk"] == "pretrained" and whole.model().backbone.lean.tolist() == [-3.5, -3.5]
+
+
 @pytest.mark.parametrize("step", [1, 2])
 def test_stopped_within_an_epoch_of_the_plain_classifier(step, whole, photos, tmp_path, monkeypatch):
     "An epoch is one batch here: the plug is pulled before its end"
