@@ -40,7 +40,7 @@ def walk_words(
                            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     walk.add_argument("--recipe", choices=RECIPE_NAMES, default="frozen", help="who learns: all but the pretrained trunk, the trunk too, or everything from nothing")
     walk.add_argument("--seed", type=whole, default=0, help="of the images, the network and their order")
-    walk.add_argument("--data", default="birds", metavar="birds|FOLDER|fashion-mnist[:FOLDER]", help="drawn birds, a folder with one subfolder a class, or Fashion-MNIST")
+    walk.add_argument("--data", default="birds", metavar="WORD", help="birds, FOLDER (a subfolder a class), cub:FOLDER, torchvision:NAME[:FOLDER] or fashion-mnist[:FOLDER]")
     walk.add_argument("--per-class", type=whole, default=None, metavar="N", help="training images of each class (default: 40 birds, 200 of Fashion-MNIST, all of a folder)")
     walk.add_argument("--out", type=Path, default=Path("protolab-walk.html"), help="the gallery page; the model is written beside it")
 

@@ -48,7 +48,7 @@ from .explain import boxed_patches, boxed_rows, explanations, nearest_patches
 from .gallery import Album, Thumbs, looks_like_view, page, strips_view, wall_view
 from .last_layer import LastLayer
 from .model import load, patches_from, protopnet, save
-from .paper import paper_loaders, paper_model, paper_stages
+from .paper import Turn, Turns, paper_loaders, paper_model, paper_stages
 from .project import Projection, check_projection
 from .seeding import plain_logits, vocabulary_start
 from .sources import source_splits
@@ -115,7 +115,7 @@ def settled(
         if lost: raise ValueError(f"{', '.join(lost)} came with the recipe {settings.recipe!r}, which would not read it: leave it out, or take recipe {recipe!r}")
     gaps = {"size": usual_size(settings), **SETS[settings.recipe]}
     full = settings._replace(**{name: v for name, v in gaps.items() if getattr(settings, name) is None})
-    for name in ("size", "prototypes", "D", "epochs", "last", "copies"):
+    for name in ("size", "prototypes", "D", "epochs", "copies"):
         if (v := getattr(full, name)) is not None and v < 1: raise ValueError(f"{name} is {v}: give 1 or more, or leave it out")
     return full._replace(pushes=full.pushes and tuple(full.pushes))
 
@@ -361,11 +361,15 @@ class Candidate:
 
 # %% ../nbs/24_runs.ipynb #24_runs-057
 def numbered(
-    stages:list, # in which one Candidate stands several times
+    stages:list, # in which one Candidate stands several times, alone or among stages that take turns
 )->list: # of stages, with the candidates counted from 0
     "Give each candidate a number of its own"
     counter = count()
-    return [Candidate(s.folder, next(counter)) if isinstance(s, Candidate) else s for s in stages]
+    def own(stage):
+        if isinstance(stage, Candidate): return Candidate(stage.folder, next(counter))
+        if isinstance(stage, Turns): return replace(stage, turns=[turn._replace(stage=own(turn.stage)) for turn in stage.turns])
+        return stage
+    return [own(stage) for stage in stages]
 
 # %% ../nbs/24_runs.ipynb #24_runs-060
 def chosen(
@@ -440,7 +444,8 @@ def planned(
     stages:list, # of fit
 )->list: # (number of the stage, its name), once for each row to come
     "All rows of a run, before it begins"
-    return [(k, stage.name) for k, stage in enumerate(stages) for _ in range(getattr(stage, "epochs", 1))]
+    turns = [(k, turn) for k, stage in enumerate(stages) for turn in (stage.turns if isinstance(stage, Turns) else [Turn(stage)])]
+    return [(k, stage.name) for k, (stage, rows) in turns for _ in range(rows or getattr(stage, "epochs", 1))]
 
 def seconds_left(
     history:list, # of rows
