@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SETS', 'ONLY', 'SMALL', 'RUN_FORMAT', 'UNTRAINED', 'write_json', 'read_json', 'Settings', 'usual_size', 'settled',
            'run_config', 'as_config', 'check_folder', 'image_record', 'check_same_images', 'shared_pictures',
-           'check_shared', 'commit_of', 'environment', 'note_environment', 'Logits', 'PlainView', 'plain_loss',
+           'check_shared', 'commit_of', 'environment', 'note_environment', 'Logits', 'PlainView', 'answer_loss',
            'some_of_each', 'PlainStage', 'OnMaps', 'default_stages', 'Candidate', 'numbered', 'chosen', 'as_reference',
            'write_choice', 'read_test', 'keep_sources', 'kept_sources', 'planned', 'seconds_left', 'spoken',
            'progress_line', 'say_line', 'Run', 'open_run', 'table_html', 'run_rows', 'built', 'rebuilt', 'Job',
@@ -245,7 +245,7 @@ class PlainView(nn.Module):
         return Logits(plain_logits(self, self.head, x, self.hide if self.head.training else 0.0))
 
 # %% ../nbs/24_runs.ipynb #24_runs-038
-def plain_loss(
+def answer_loss(
     model:nn.Module, # not needed
     out:Logits, # (N,C)
     y:Tensor, # (N,) labels
@@ -277,7 +277,7 @@ class PlainStage:
     ):
         rates = {**rates, "head": head}
         self.epochs = epochs
-        self.stage = Stage(self.name, epochs, rates, plain_loss, {part: 1e-3 for part in rates}, optimizer=torch.optim.AdamW)
+        self.stage = Stage(self.name, epochs, rates, answer_loss, {part: 1e-3 for part in rates}, optimizer=torch.optim.AdamW)
 
     def __call__(self,
         model:nn.Module, # a ProtoPNet, or its view behind the trunk
