@@ -48,7 +48,7 @@ from .explain import boxed_patches, boxed_rows, explanations, nearest_patches
 from .gallery import Album, Thumbs, looks_like_view, page, strips_view, wall_view
 from .last_layer import LastLayer
 from .model import load, patches_from, protopnet, save
-from .paper import Turn, Turns, paper_loaders, paper_model, paper_stages
+from .paper import Turn, Turns, check_pushes, paper_loaders, paper_model, paper_stages
 from .project import Projection, check_projection
 from .seeding import plain_logits, vocabulary_start
 from .sources import source_splits
@@ -117,6 +117,7 @@ def settled(
     full = settings._replace(**{name: v for name, v in gaps.items() if getattr(settings, name) is None})
     for name in ("size", "prototypes", "D", "epochs", "copies"):
         if (v := getattr(full, name)) is not None and v < 1: raise ValueError(f"{name} is {v}: give 1 or more, or leave it out")
+    if full.recipe == "paper": check_pushes(full.pushes, full.warm)
     return full._replace(pushes=full.pushes and tuple(full.pushes))
 
 # %% ../nbs/24_runs.ipynb #24_runs-019

@@ -315,7 +315,7 @@ def test_test_images_found_in_training(tmp_path):
 @pytest.mark.parametrize("given, told", [
     (dict(backbone="vgg61"), "no backbone is called 'vgg61'"), (dict(recipe="papre"), "recipe 'papre' is unknown: choose one of default, paper"),
     (dict(pushes=(1,)), "pushes=\\(1,\\) came with the recipe 'default'"), (dict(legacy=True), "legacy=True came with the recipe 'default'"),
-    (dict(size=0), "size is 0: give 1 or more"), (dict(epochs=0), "epochs is 0: give 1 or more"), (dict(data="nowhere"), "nowhere")])
+    (dict(recipe="paper", epochs=None, pushes=(3, 2)), "in rising order"), (dict(size=0), "size is 0: give 1 or more"), (dict(epochs=0), "epochs is 0: give 1 or more"), (dict(data="nowhere"), "nowhere")])
 def test_wrong_settings(given, told, photos, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=told): train_run(tmp_path/"run", ours(photos)._replace(**given), tell=silent)
     assert not (tmp_path/"run").exists()
