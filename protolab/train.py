@@ -442,6 +442,7 @@ def fit(
     dls, # .train to learn from, .valid to look at after each epoch; .test is never touched
     stages:list, # callables stage(model, dls, state) with a name, such as Stage
     folder:str|Path|None=None, # where to keep a checkpoint; the same call goes on from it
+    each:Callable|None=None, # each(history) after every row, once it is kept
 )->History: # one row an epoch
     "Run the stages in order; with a folder, a stopped run goes on at its last epoch, bit for bit on a CPU. Leaves the model in eval mode"
     file, run = Path(folder or ".") / "checkpoint.safetensors", describe_run(model, dls, stages)
@@ -452,6 +453,7 @@ def fit(
             epoch += 1
             history.append({"stage": stage.name, "epoch": epoch, **row})
             if folder is not None: write_checkpoint(file, model, Progress(number, epoch, state, history), run)
+            if each is not None: each(history)
         epoch, state = 0, {}
     model.eval()
     return history
