@@ -50,7 +50,7 @@ def text(table, seeds, small, seconds):
 
 {head}The same backbone, training images and number of steps for each contestant; {len(seeds)} runs a data set ({', '.join(map(str, seeds))}: the seeds of images and networks).
 What each of them is, and why the comparison is made like this, is told in the [compare](compare.ipynb) lesson. Birds at 96 px with the pretrained trunk `{ON_BIRDS.backbone}`,
-which stays as it is; Fashion-MNIST at 28 px with `{ON_FASHION.backbone}`, from nothing. Three ProtoPNets have three times the steps.
+which stays as it is; Fashion-MNIST at 28 px with `{ON_FASHION.backbone}`, from nothing. *Together* are three ProtoPNets with summed logits, which have three times the steps.
 
 - Command: `python bench/compare.py{' --small' if small else ''}`, {datetime.date.today()}; {seconds:.0f} seconds
 - Machine: {machine()}

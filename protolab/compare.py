@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ON_BIRDS', 'ON_FASHION', 'CONTESTANTS', 'Seen', 'Pooled', 'cam_maps', 'summed_logits', 'Ensemble', 'Chances', 'fresh',
-           'plain_loss', 'train_pooled', 'train_both', 'Result', 'result', 'compare_once']
+           'plain_loss', 'train_pooled', 'train_both', 'Result', 'result', 'compare_once', 'part_at', 'on_bird']
 
 # %% ../nbs/23_compare.ipynb #23_compare-002
 from copy import deepcopy
@@ -101,10 +101,12 @@ def fresh(
     splits:Splits, # images
     seed:int, # of the network and of the order of the images
     chances:Chances, # what all share
+    maps:Loaders|None=None, # what the trunk made of these images, if it ran already; only where it stays as it is
 )->tuple: # a new ProtoPNet, loaders of what it takes, the geometry of its cells
     "The same start for everybody"
     model, dls, geo = new_model(chances.backbone, splits, seed)
-    return (*on_maps(model, dls, {}), geo) if chances.still else (model, dls, geo)
+    if not chances.still: return model, dls, geo
+    return (*((model.after_trunk(), maps) if maps else on_maps(model, dls, {})), geo)
 
 def plain_loss(
     model:nn.Module, # not looked at
@@ -146,7 +148,7 @@ class Result(NamedTuple):
     "One contestant, once"
     accuracy: float # on the test images, 0 to 1
     steps: int # of gradient descent, on batches of one size
-    seconds: float # that they took, with all else that this contestant needs
+    seconds: float # that the training took, without the trunk's one run where it stays as it is
 
 def result(
     model:nn.Module, # a trained network
@@ -158,7 +160,7 @@ def result(
     return Result(accuracy(model, dls.test), epochs * len(dls.train), seconds)
 
 # %% ../nbs/23_compare.ipynb #23_compare-026
-CONTESTANTS = ("black box", "class activation map", "ProtoPNet, not projected", "ProtoPNet", "three ProtoPNets")
+CONTESTANTS = ("black box", "class activation map", "ProtoPNet, not projected", "ProtoPNet", "ProtoPNets together")
 
 def compare_once(
     splits:Splits, # images
@@ -167,13 +169,35 @@ def compare_once(
     members:int=3, # of the ensemble
 )->dict: # name in CONTESTANTS -> Result
     "The same images and steps for everybody"
-    seconds, done, protos = {}, {}, []
+    maps, seconds, done, protos = None, {}, {}, []
     for name, pool in (("black box", Tensor.amax), ("class activation map", Tensor.mean)):
-        with timed(seconds, name): (net, dls, _), (model, _) = (start := fresh(splits, seed, chances)), train_pooled(*start[:2], chances, pool)
-        done[name] = result(model, dls, chances.epochs, seconds[name])
+        net, maps, _ = fresh(splits, seed, chances, maps)
+        with timed(seconds, name): model, _ = train_pooled(net, maps, chances, pool)
+        done[name] = result(model, maps, chances.epochs, seconds[name])
     for member in range(members):
-        with timed(seconds, member): (_, dls, geo), (free, net, _) = (start := fresh(splits, seed + 1000 * member, chances)), train_both(*start, chances)
-        if member == 0: done |= {n: result(m, dls, chances.epochs, seconds[0]) for n, m in (("ProtoPNet, not projected", free), ("ProtoPNet", net))}
+        net, maps, geo = fresh(splits, seed + 1000 * member, chances, maps)
+        with timed(seconds, member): free, net, _ = train_both(net, maps, geo, chances)
+        if member == 0: done |= {n: result(m, maps, chances.epochs, seconds[0]) for n, m in (("ProtoPNet, not projected", free), ("ProtoPNet", net))}
         protos.append(net)
-    done["three ProtoPNets"] = result(Ensemble(protos), dls, members * chances.epochs, sum(seconds[m] for m in range(members)))
+    done["ProtoPNets together"] = result(Ensemble(protos), maps, members * chances.epochs, sum(seconds[m] for m in range(members)))
     return done
+
+# %% ../nbs/23_compare.ipynb #23_compare-040
+def part_at(
+    images:Images, # N images with part maps
+    cell:Tensor, # (N,) one cell of each, in row order
+    geo:Geometry, # of the cells
+)->list: # N names from birds.PARTS
+    "The part of the bird, or of the scene, at the centre of a cell"
+    if images.parts is None: raise ValueError("these images have no part maps, so nobody knows where the bird is: play with birds (data.bird_splits)")
+    H, W = geo.size
+    places = [cell_centre(divmod(c, geo.cells[1]), geo) for c in cell.tolist()]
+    return [PARTS[parts[min(max(round(y), 0), H - 1), min(max(round(x), 0), W - 1)]] for parts, (y, x) in zip(images.parts, places)]
+
+def on_bird(
+    images:Images, # N images with part maps
+    cell:Tensor, # (N,) one cell of each, in row order
+    geo:Geometry, # of the cells
+)->float: # share of the images
+    "How often a cell's centre is on the bird; perch, leaves and sky are not"
+    return sum(part not in NOWHERE for part in part_at(images, cell, geo)) / len(images)
