@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from .backbone import Geometry, cell_centre
 from .birds import PARTS
-from .core import evaluating
 from .data import Images, Loaders, Splits
 from .last_layer import refit_
 from .loss import cross_entropy
@@ -57,7 +56,7 @@ def cam_maps(
         raise ValueError(f"the head weighs {head.in_features} channels and h has the shape {tuple(h.shape)}: give the maps of its own backbone, (N,{head.in_features},h,w)")
     return torch.einsum("nkhw,ck->nchw", h, head.weight.detach())
 
-# %% ../nbs/23_compare.ipynb #23_compare-013
+# %% ../nbs/23_compare.ipynb #23_compare-014
 def summed_logits(
     models, # networks whose answer has `logits` (N,C), in eval mode
     x:Tensor, # (N,...) what all of them take
@@ -81,7 +80,7 @@ class Ensemble(nn.Module):
         "Their logits, added"
         return Seen(summed_logits(self.models, x), None)
 
-# %% ../nbs/23_compare.ipynb #23_compare-016
+# %% ../nbs/23_compare.ipynb #23_compare-018
 class Chances(NamedTuple):
     "What all contestants share"
     backbone: str # its name, see `backbone.make_backbone`
@@ -96,7 +95,7 @@ class Chances(NamedTuple):
 ON_BIRDS = Chances("lite0", True, 12, 1e-2, WARM)
 ON_FASHION = Chances("small", False, 6, 3e-3, SCRATCH)
 
-# %% ../nbs/23_compare.ipynb #23_compare-019
+# %% ../nbs/23_compare.ipynb #23_compare-021
 def fresh(
     splits:Splits, # images
     seed:int, # of the network and of the order of the images
@@ -108,6 +107,7 @@ def fresh(
     if not chances.still: return model, dls, geo
     return (*((model.after_trunk(), maps) if maps else on_maps(model, dls, {})), geo)
 
+# %% ../nbs/23_compare.ipynb #23_compare-023
 def plain_loss(
     model:nn.Module, # not looked at
     out:Seen, # what it answered
@@ -116,6 +116,7 @@ def plain_loss(
     "Cross entropy and nothing else"
     return dict(loss=cross_entropy(out.logits, y))
 
+# %% ../nbs/23_compare.ipynb #23_compare-026
 def train_pooled(
     net:nn.Module, # a fresh ProtoPNet, of which the backbone is taken
     dls:Loaders, # of what it takes
@@ -127,7 +128,7 @@ def train_pooled(
     rates = {"backbone": chances.rate, "head": chances.rate}
     return model, fit(model, dls, [Stage("pooled", chances.epochs, rates, plain_loss)])
 
-# %% ../nbs/23_compare.ipynb #23_compare-022
+# %% ../nbs/23_compare.ipynb #23_compare-029
 def train_both(
     net:nn.Module, # a fresh ProtoPNet for what the loaders yield
     dls:Loaders, # batches
@@ -143,7 +144,7 @@ def train_both(
     refit_(net, dls.project)
     return free, net, history
 
-# %% ../nbs/23_compare.ipynb #23_compare-025
+# %% ../nbs/23_compare.ipynb #23_compare-032
 class Result(NamedTuple):
     "One contestant, once"
     accuracy: float # on the test images, 0 to 1
@@ -159,7 +160,7 @@ def result(
     "Read the test images, once"
     return Result(accuracy(model, dls.test), epochs * len(dls.train), seconds)
 
-# %% ../nbs/23_compare.ipynb #23_compare-026
+# %% ../nbs/23_compare.ipynb #23_compare-033
 CONTESTANTS = ("black box", "class activation map", "ProtoPNet, not projected", "ProtoPNet", "ProtoPNets together")
 
 def compare_once(
@@ -182,7 +183,7 @@ def compare_once(
     done["ProtoPNets together"] = result(Ensemble(protos), maps, members * chances.epochs, sum(seconds[m] for m in range(members)))
     return done
 
-# %% ../nbs/23_compare.ipynb #23_compare-040
+# %% ../nbs/23_compare.ipynb #23_compare-047
 def part_at(
     images:Images, # N images with part maps
     cell:Tensor, # (N,) one cell of each, in row order
