@@ -252,7 +252,7 @@ def adam_passes(
     ridge:float=0., # price of an own-class weight that is not 1
 )->Solution: # `history` has a row a pass
     "Small Adam steps on shuffled batches, as the reference does it (stage 3 of the paper), on stored similarities"
-    task, history = problem(s, y, cls, l1, ridge), []
+    task, history = problem(s, y, cls, l1, ridge, len(W)), []
     W, seconds = W.double().clone().requires_grad_(), 0.
     optimiser = torch.optim.Adam([W], lr=rate)
     for step in range(passes + 1):
