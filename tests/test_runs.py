@@ -171,10 +171,13 @@ def words(settings, out):
     return ["train", "--out", str(out), *(str(w) for group in some for w in group)]
 
 
+def hear_interrupts(): signal.signal(signal.SIGINT, signal.SIG_DFL) # what runs in the background of a script is deaf to them, and its children too
+
+
 def start(settings, out):
     "The command in a process of its own, in a group of its own as on a terminal"
     return subprocess.Popen([COMMAND, *words(settings, out)], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, start_new_session=True)
+                            text=True, start_new_session=True, preexec_fn=hear_interrupts)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as posix has them")
