@@ -1,4 +1,4 @@
-"""A black box, a class activation map and ProtoPNet in three forms, on the same images with the same steps: `python bench/compare.py`.
+"""A black box, a class activation map and ProtoPNet in three forms, on the same images with the same steps: `make bench-compare`.
 
 Writes docs/bench-compare.md (about ten minutes on two cores). `--small` is the same with few images and steps: it shows that all works, and
 says so on the page. Nothing is chosen by looking at the test images; the validation images are not used."""
@@ -52,7 +52,7 @@ def text(table, seeds, small, seconds):
 What each of them is, and why the comparison is made like this, is told in the [compare](compare.ipynb) lesson. Birds at 96 px with the pretrained trunk `{ON_BIRDS.backbone}`,
 which stays as it is; Fashion-MNIST at 28 px with `{ON_FASHION.backbone}`, from nothing. *Together* are three ProtoPNets with summed logits, which have three times the steps.
 
-- Command: `python bench/compare.py{' --small' if small else ''}`, {datetime.date.today()}; {seconds:.0f} seconds
+- Command: `{'python bench/compare.py --small' if small else 'make bench-compare'}`, {datetime.date.today()}; {seconds:.0f} seconds
 - Machine: {machine()}
 
 | data | contestant | test accuracy, mean, % | standard deviation | each run | steps | seconds of training |
