@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
+from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -228,7 +229,8 @@ def fashion(
     seconds, (model, _, geo) = {}, new_model("grey28", splits, seed)
     dls = loaders(splits, model.backbone.stats, batch=128, augment=flip)
     some = Loader(first_of_each(splits.project, 200), model.backbone.stats, dls.project.batch)
-    plain = begin(model, dls._replace(project=some), seconds, epochs=longer, rate=4e-3, hide=0.3)
+    enough = max(longer, ceil(20 / len(dls.train))) # passes for the plain classifier: one, or what makes 20 steps
+    plain = begin(model, dls._replace(project=some), seconds, epochs=enough, rate=4e-3, hide=0.3)
     free, tied = (replace(stage, epochs=longer * stage.epochs) for stage in (FREE, TIED))
     stages = [free, Projection(geo), Tied(tied), Projection(geo), LastLayer()]
     return Trained(model, model, dls, geo, plain, fit(model, dls, stages), seconds)
