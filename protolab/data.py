@@ -579,33 +579,46 @@ def find_fashion(
                             f"{', '.join(map(str, rooms))}, nor there in {', '.join(_INSIDE)}: get them with `make data`, or give the folder that holds them")
 
 # %% ../nbs/02_data.ipynb #02_data-146
-def _fashion(files, kind, sizes, size, seed):
-    y = torch.tensor(read_idx(files[kind, "labels-idx1-ubyte"]))
-    fewest = y.bincount(minlength=len(FASHION)).min().item()
-    if sum(sizes) > fewest: raise ValueError(f"{sum(sizes)} images a class were asked for, {files[kind, 'images-idx3-ubyte']} has {fewest}: take a smaller per_class")
-    x = torch.tensor(read_idx(files[kind, "images-idx3-ubyte"]))
+def _fashion_file(files, kind):
+    x, y = (torch.tensor(read_idx(files[kind, what])) for what in ("images-idx3-ubyte", "labels-idx1-ubyte"))
     if x.shape[1:] != (28, 28) or len(x) != len(y):
         raise ValueError(f"{files[kind, 'images-idx3-ubyte']} holds {tuple(x.shape)} for {len(y)} labels, expected ({len(y)}, 28, 28): get both files again")
+    return x, y
+
+def _fashion(files, kind, sizes, size, seed):
+    x, y = _fashion_file(files, kind)
+    fewest = y.bincount(minlength=len(FASHION)).min().item()
+    if sum(sizes) > fewest: raise ValueError(f"{sum(sizes)} images a class were asked for, {files[kind, 'images-idx3-ubyte']} has {fewest}: take a smaller per_class")
     generator = torch.Generator().manual_seed(seed)
     hands = [(y == c).nonzero().flatten()[torch.randperm(int((y == c).sum()), generator=generator)[:sum(sizes)]].split(sizes) for c in range(len(FASHION))]
     return [Images(_enlarged(x[i], size), y[i], FASHION, [f"{kind} {k}" for k in i.tolist()]) for i in map(torch.cat, zip(*hands))]
 
+def _all_fashion(files, kind, size):
+    x, y = _fashion_file(files, kind)
+    return Images(_enlarged(x, size), y, FASHION, [f"{kind} {k}" for k in range(len(y))])
+
 def _enlarged(x, size):
+    if size == x.shape[-1]: return x[:, None].expand(-1, 3, -1, -1).contiguous()
     large = nn.functional.interpolate(x[:, None].float(), (size, size), mode="bilinear", antialias=True)
     return large.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
 
 # %% ../nbs/02_data.ipynb #02_data-148
 def fashion_splits(
     path:str|Path|None=None, # a folder with the four files; None: the usual places
-    per_class:int=200, # training images of each class; a quarter as many for valid, half as many for test
+    per_class:int|None=200, # training images of each class; a quarter as many for valid, half as many for test; None: all there are
     size:int=64, # pixels a side
     seed:int=0, # of the choice
+    valid:float=1/12, # where all are taken: share of each class of the training images that goes to valid
 )->Splits: # test comes from the official test images, the rest from the official training images
-    "A seeded part of Fashion-MNIST in four sets"
-    if per_class < 4: raise ValueError(f"per_class is 4 or more, so that each set gets an image of each class; {per_class} came")
+    "Fashion-MNIST in four sets: a seeded part of it, or all of it"
+    if per_class is not None and per_class < 4: raise ValueError(f"per_class is 4 or more, so that each set gets an image of each class; {per_class} came")
     files = find_fashion(path)
-    train, valid = _fashion(files, "train", [per_class, per_class // 4], size, seed)
-    test, = _fashion(files, "t10k", [per_class // 2], size, seed)
-    splits = Splits(train, valid, train, test)
+    if per_class is None:
+        train, held = deal(_all_fashion(files, "train", size), [valid], seed)
+        test = _all_fashion(files, "t10k", size)
+    else:
+        train, held = _fashion(files, "train", [per_class, per_class // 4], size, seed)
+        test, = _fashion(files, "t10k", [per_class // 2], size, seed)
+    splits = Splits(train, held, train, test)
     warn_leaks(splits)
     return splits
