@@ -168,7 +168,7 @@ def source_splits(
     word:str, # birds, FOLDER, fashion-mnist[:FOLDER], cub:FOLDER or torchvision:NAME[:FOLDER]
     size:int=96, # pixels a side
     seed:int=0, # of drawing, choosing and dealing
-    per_class:int|None=None, # training images of each class, not for folders and cub; None: 40 birds, 200 of fashion-mnist, all of others
+    per_class:int|None=None, # training images of each class, not for folders and cub; None: 40 birds, all of others
     crop:bool=True, # cut CUB's images to their boxes? the others have none
     cache:str|Path|None=None, # folder of caches for cub and torchvision; None: the usual one for cub, none for torchvision
 )->Splits:
@@ -176,7 +176,7 @@ def source_splits(
     kind, rest = read_word(word)
     _check_meaning(word, kind, rest, per_class, crop)
     if kind == "birds": return bird_splits(seed, per_class or 40, size)
-    if kind == "fashion-mnist": return fashion_splits(rest or None, per_class or 200, size, seed)
+    if kind == "fashion-mnist": return fashion_splits(rest or None, per_class, size, seed)
     if kind == "cub": return cub_splits(rest, size=size, crop=crop, cache=cache)
     if kind == "folder": return folder_splits(rest, size=size, seed=seed)
     name, _, root = rest.partition(":")
