@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WARM', 'JOINT', 'SCRATCH', 'FREE', 'TIED', 'RECIPES', 'INK', 'Trained', 'timed', 'new_model', 'on_maps', 'begin',
-           'frozen', 'joint', 'scratch', 'first_of_each', 'anchor', 'anchored_loss', 'TiedNet', 'Tied', 'fashion',
-           'stage_numbers', 'part_numbers', 'seconds_of', 'percent', 'rows_of_numbers', 'rows_of_parts', 'inked',
-           'empty_share', 'album_of', 'near_of', 'nearest_gallery', 'told', 'looks_like_gallery', 'explained',
+           'frozen', 'joint', 'scratch', 'first_of_each', 'anchor', 'anchored_loss', 'TiedNet', 'Tied', 'rise', 'fall',
+           'fashion', 'stage_numbers', 'part_numbers', 'seconds_of', 'percent', 'rows_of_numbers', 'rows_of_parts',
+           'inked', 'empty_share', 'album_of', 'near_of', 'nearest_gallery', 'told', 'looks_like_gallery', 'explained',
            'gallery_page', 'Walk', 'walk']
 
 # %% ../nbs/15_street.ipynb #15_street-002
@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from .backbone import Geometry, geometry
 from .core import Out, atomic_path, default_device, evaluating, seed_everything
@@ -216,9 +217,29 @@ class Tied:
             net.settle_()
             yield row
 
+# %% ../nbs/15_street.ipynb #15_street-028t
+def rise(
+    optimizer:torch.optim.Optimizer, # holds the rates
+    epochs:int, # of the stage
+    batches:int, # batches in an epoch
+)->LambdaLR:
+    "Up to the full rates in the first tenth of the steps; there they stay"
+    return LambdaLR(optimizer, partial(_rising, steps=epochs * batches))
+
+def _rising(step, steps): return min(1.0, 0.04 + 10 * step / steps)
+
+def fall(
+    optimizer:torch.optim.Optimizer, # holds the rates
+    epochs:int, # of the stage
+    batches:int, # batches in an epoch
+)->OneCycleLR:
+    "Down to nearly nothing, after a few steps from half the rates to the full ones"
+    rates = [g["lr"] for g in optimizer.param_groups]
+    return OneCycleLR(optimizer, rates, total_steps=epochs * batches, pct_start=0.03, div_factor=2)
+
 # %% ../nbs/15_street.ipynb #15_street-028s
-FREE = Stage("joint", 7, {"backbone": 4e-3, "add_on": 4e-3, "prototypes": 5e-3}, anchored_loss)
-TIED = Stage("tied", 2, {"model.backbone": 2e-3, "model.add_on": 2e-3}, partial(default_loss, pull_weight=0.1))
+FREE = Stage("joint", 5, {"backbone": 4e-3, "add_on": 4e-3, "prototypes": 5e-3}, anchored_loss, schedule=rise)
+TIED = Stage("tied", 4, {"model.backbone": 4e-3, "model.add_on": 4e-3}, partial(default_loss, pull_weight=0.1), schedule=fall)
 
 def fashion(
     splits:Splits, # images of about 28 px, many
