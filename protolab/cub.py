@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'read_table', 'check_layout', 'check_numbers', 'picture_size', 'inner_boxes', 'Cub', 'read_cub', 'keypoints',
-           'same_files', 'cub_splits']
+           'same_files', 'shared_files', 'cub_splits']
 
 # %% ../nbs/19_cub.ipynb #19_cub-002
 import hashlib
 import re
 import warnings
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -200,12 +201,22 @@ def same_files(
     alike = grouped(range(len(files)), lambda f: Path(f).stat().st_size)
     return [g for some in tqdm(alike, desc="comparing files", delay=2, leave=False) for g in grouped(some, lambda f: hashlib.blake2b(Path(f).read_bytes()).digest())]
 
+def shared_files(
+    splits:Splits, # whose names are files
+    home:Path, # the folder that the names start from
+)->dict: # "train and test" -> pairs of names; empty when all is well
+    "Files of one set that are in another set too, byte for byte"
+    owners, found = [(role, name) for role in ("train", "valid", "test") for name in getattr(splits, role).names], {}
+    for group in same_files([home/name for _, name in owners]):
+        for (a, name), (b, other) in combinations([owners[i] for i in group], 2):
+            if a != b: found.setdefault(f"{a} and {b}", []).append((name, other))
+    return found
+
 def _warn_copies(cub, splits, known):
     "Warn about files that sit in two sets and whose crops were not already `known` to be equal"
-    role = {name: which for which in ("train", "valid", "test") for name in getattr(splits, which).names}
-    pairs = [(cub.names[i], cub.names[k]) for g in same_files(cub.files) for i in g for k in g if role[cub.names[i]] < role[cub.names[k]]]
-    pairs = [pair for pair in pairs if pair not in known and pair[::-1] not in known]
-    some = ", ".join(f"{a} in {role[a]} = {b} in {role[b]}" for a, b in pairs[:5]) + f" and {len(pairs) - 5} more" * (len(pairs) > 5)
+    shared = shared_files(splits, cub.folder/"images")
+    pairs = [(roles, pair) for roles, some in shared.items() for pair in some if pair not in known]
+    some = ", ".join(f"{a} = {b} in {roles}" for roles, (a, b) in pairs[:5]) + f" and {len(pairs) - 5} more" * (len(pairs) > 5)
     if pairs: warnings.warn(f"{len(pairs)} files of one set are in another set too ({some}): accuracy will be too high; remove the copies", stacklevel=3)
 
 # %% ../nbs/19_cub.ipynb #19_cub-054

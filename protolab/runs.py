@@ -43,6 +43,7 @@ from tqdm.auto import tqdm
 from . import __version__
 from .backbone import Geometry, geometry, make_backbone
 from .core import atomic_path, default_device, evaluating, seed_everything
+from .cub import shared_files
 from .data import Cached, Images, Loader, Loaders, Splits, cached, fingerprints, leaks, loaders, normalise, read_images
 from .explain import boxed_patches, boxed_rows, explanations, nearest_patches
 from .gallery import Album, Thumbs, looks_like_view, page, strips_view, wall_view
@@ -180,17 +181,20 @@ def check_same_images(
 # %% ../nbs/24_runs.ipynb #24_runs-029
 def shared_pictures(
     splits:Splits, # the four sets
+    home:Path|None=None, # a folder: the names are files in it, and two files alike are one picture, however it was cut
 )->dict: # "train and test" -> pairs of names; empty when all is well
     "Pictures that sit in two of the three sets"
-    pairs = {f"{a} and {b}": leaks(getattr(splits, a), getattr(splits, b)) for a, b in combinations(("train", "valid", "test"), 2)}
-    return {names: found for names, found in pairs.items() if found}
+    found = shared_files(splits, home) if home else {}
+    for a, b in combinations(("train", "valid", "test"), 2):
+        known = found.get(f"{a} and {b}", [])
+        if pairs := known + [pair for pair in leaks(getattr(splits, a), getattr(splits, b)) if pair not in known]: found[f"{a} and {b}"] = pairs
+    return found
 
 def check_shared(
-    splits:Splits, # the four sets
+    found:dict, # of shared_pictures
     allow_leaks:bool=False, # go on all the same
-)->dict: # of shared_pictures
+)->dict: # the same
     "A ValueError that names pictures in two sets, with what to do"
-    found = shared_pictures(splits)
     some = "; ".join(f"{names} share {len(pairs)}: {', '.join(f'{a} = {b}' for a, b in pairs[:5])}" for names, pairs in found.items())
     if found and not allow_leaks:
         raise ValueError(f"the same pictures sit in two sets ({some}), so accuracy would be too high: remove the copies; "
@@ -638,7 +642,8 @@ def train_run(
         return open_run(folder)
     with torch.random.fork_rng(): make_backbone(settings.backbone, False)             # a wrong name is said before the images are read
     splits = source_splits(settings.data, size=settings.size, seed=settings.seed, per_class=settings.per_class, crop=settings.crop, cache=cache)
-    job = begin_run(folder, settings, splits, check_shared(splits, allow_leaks))
+    home = Path(settings.data.removeprefix("cub:"))/"images" if settings.data.startswith("cub:") else None
+    job = begin_run(folder, settings, splits, check_shared(shared_pictures(splits, home), allow_leaks))
     swept(folder)
     for line in note_environment(folder): tell(f"this run was elsewhere before ({line}): it goes on, but not to the same bits")
     if begun: tell(f"going on with {folder}")
