@@ -1,6 +1,6 @@
 """A black box, a class activation map and ProtoPNet in three forms, on the same images with the same steps: `make bench-compare`.
 
-Writes docs/bench-compare.md (about ten minutes on two cores). `--small` is the same with few images and steps: it shows that all works, and
+Writes docs/bench-compare.md (some minutes on two cores). `--small` is the same with few images and steps: it shows that all works, and
 says so on the page. Nothing is chosen by looking at the test images; the validation images are not used."""
 import argparse
 import datetime
@@ -28,7 +28,7 @@ def brief(chances):
 def contests(small):
     "name -> (splits of a seed, chances)"
     birds = {"birds, 10 a species": 10} | ({} if small else {"birds, 40 a species": 40})
-    fashion = 50 if small else 500
+    fashion = 50 if small else 250
     found = {name: (lambda seed, n=n: bird_splits(seed, per_class=n, valid=1, test=10 if small else 30), ON_BIRDS) for name, n in birds.items()}
     return found | {f"Fashion-MNIST, {fashion} a class": (lambda seed: fashion_splits(per_class=fashion, size=28, seed=seed), brief(ON_FASHION) if small else ON_FASHION)}
 

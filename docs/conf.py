@@ -11,6 +11,7 @@ html_css_files = ["custom.css"]
 html_copy_source = False
 
 nb_execution_mode = "off"
+nb_merge_streams = True
 nb_code_prompt_show = "Show the {type}"
 nb_code_prompt_hide = "Hide the {type}"
 nb_render_markdown_format = "myst"

@@ -135,7 +135,7 @@ def _clean(names):
 # %% ../nbs/19_cub.ipynb #19_cub-034
 def _sizes(folder, names):
     missing = [name for name in names if not (folder/"images"/name).is_file()]
-    if missing: raise FileNotFoundError(f"{len(missing)} of {len(names)} images are not in {folder/'images'}: {_some_of(missing)}. Unpack the archive again")
+    if missing: raise FileNotFoundError(f"{len(missing)} of {len(names)} images missing from {folder/'images'}: {_some_of(missing)}. Unpack the archive again")
     return torch.tensor([picture_size(folder/"images"/name) for name in tqdm(names, desc="reading sizes", delay=2, leave=False)])
 
 def read_cub(

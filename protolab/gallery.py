@@ -492,7 +492,7 @@ def looks_like_sheet(
     "`looks_like_view` as a still picture"
     rows = [[Tile(tile(thumbs, 0, e.box, surroundings(e.box, thumbs.size)), ("this",)), *source_tiles(album, e.prototype),
              written((f"prototype {album.name(e.prototype)}", f"{e.similarity:.2f} × {signed(e.weight)} = {signed(e.contribution)}"))] for e in told.rows]
-    known = "" if truth is None else f" (it is a {album.classes[truth]})"
+    known = "" if truth is None else f" (truth: {album.classes[truth]})"
     rest = written((f"{len(album.patches) - len(told.rows)} other prototypes: {signed(told.rest)}", f"sum, the logit: {signed(told.logit)}"))
     return contact_sheet([*rows, [Tile(thumbs.picture(0, None, 92)), rest]], f"Why {album.classes[told.target]}?{known}")
 

@@ -742,7 +742,7 @@ def nearest_section(
 )->str: # HTML
     "The patches nearest to each prototype, as rows"
     loader, place = Loader(images, model.backbone.stats), geometry(model.backbone, tuple(images.x.shape[-2:]))
-    return strips_view(album, boxed_rows(model, loader, place, nearest_patches(model, loader, place, k)), Thumbs(images.x))
+    return strips_view(album, boxed_rows(model, loader, place, nearest_patches(model, loader, place, min(k, len(images)))), Thumbs(images.x))
 
 # %% ../nbs/24_runs.ipynb #24_runs-119
 def run_gallery(

@@ -65,7 +65,8 @@ def plain_classifier(
     device = next(model.parameters()).device
     head = nn.Linear(model.backbone.channels, len(model.classes)).to(device)
     adam = torch.optim.AdamW([*model.backbone.parameters(), *head.parameters()], lr=rate, weight_decay=1e-3)
-    plan = torch.optim.lr_scheduler.OneCycleLR(adam, rate, total_steps=epochs * len(loader), pct_start=0.2)
+    total = epochs * len(loader)
+    plan = torch.optim.lr_scheduler.OneCycleLR(adam, rate, total_steps=total, pct_start=max(0.2, min(0.6, 2 / total))) # a few steps: a step up at least
     with kept_modes(model):
         model.eval().backbone.train()
         for _ in tqdm(range(epochs), desc="plain classifier", leave=False):

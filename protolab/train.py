@@ -95,7 +95,8 @@ def one_cycle(
     batches:int, # batches in an epoch
 )->OneCycleLR:
     "Up to the full rates in the first fifth of the steps, down to nearly nothing at the end (Smith and Topin 2018)"
-    return OneCycleLR(optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=epochs * batches, pct_start=0.2)
+    total = epochs * batches
+    return OneCycleLR(optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=total, pct_start=max(0.2, min(0.6, 2 / total))) # a few steps: a step up at least
 
 # %% ../nbs/09_train.ipynb #09_train-029
 def step_every(

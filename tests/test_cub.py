@@ -255,7 +255,7 @@ def test_missing_files_and_folders_are_named(folder):
     refused(lambda: cub.read_cub(folder/"parts"), f"{folder} is: give that one")
     refused(lambda: cub.read_cub(folder/"no"), "there is no folder", "CUB_200_2011", kind=FileNotFoundError)
     (folder/"images/001.Emberfork/Emberfork_0001_3000000.jpg").unlink()
-    refused(lambda: cub.read_cub(folder), "1 of 16 images are not in", "Emberfork_0001_3000000.jpg", "Unpack the archive again", kind=FileNotFoundError)
+    refused(lambda: cub.read_cub(folder), "1 of 16 images missing from", "Emberfork_0001_3000000.jpg", "Unpack the archive again", kind=FileNotFoundError)
     for file in ("bounding_boxes.txt", "parts/part_locs.txt"): (folder/file).unlink()
     refused(lambda: cub.read_cub(folder), "has no bounding_boxes.txt, no parts/part_locs.txt", "unpack CUB_200_2011.tgz again", kind=FileNotFoundError)
 
