@@ -175,7 +175,7 @@ protolab gallery vgg16                        # all {CLASSES * PAPER['prototypes
 
 ## Time
 
-- Command: `python bench/full_size.py`, {datetime.date.today()}
+- Command: `make bench-full-size`, {datetime.date.today()}
 - Machine: {machine()}; device: {device}; {busy()} jobs were running at the start
 
 Milliseconds **an image**, measured at batch {batches[1]}, {CLASSES} classes, {SIZE} px. The whole run is **computed, not run**.
