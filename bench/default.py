@@ -59,13 +59,13 @@ LINES = (
 )
 
 
-def table(rows):
+def table(rows, lines):
     "Mean, worst and every run of each line"
-    lines = ["| | mean | worst | goal (mean) | each run |", "|---|---|---|---|---|"]
-    for what, key, text, worse, goal in LINES:
+    made = ["| | mean | worst | goal (mean) | each run |", "|---|---|---|---|---|"]
+    for what, key, text, worse, goal in lines:
         values = [row[key] for row in rows]
-        lines.append(f"| {what} | {text(statistics.mean(values))} | {text(worse(values))} | {goal} | {', '.join(text(v) for v in values)} |")
-    return "\n".join(lines)
+        made.append(f"| {what} | {text(statistics.mean(values))} | {text(worse(values))} | {goal} | {', '.join(text(v) for v in values)} |")
+    return "\n".join(made)
 
 
 def text(rows, seeds):
@@ -78,7 +78,7 @@ def text(rows, seeds):
 - Command: `make bench-default`, {datetime.date.today()}
 - Machine: {machine()}
 
-{table(rows)}
+{table(rows, LINES)}
 
 How a prototype's part is read (pointing, window) is told in the [report](report.ipynb) lesson; both readings were fixed before tuning. *On background* and *distinct parts* speak of the
 patch that a prototype became, *9 of 10* of its ten nearest training images, one patch an image. A prototype that sits anywhere would be on background as often as the last two lines say.
@@ -90,6 +90,6 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     seeds = parser.parse_args().seeds
     rows = [one_run(seed) for seed in tqdm(seeds, desc="runs")]
-    print(table(rows))
+    print(table(rows, LINES))
     if tuple(seeds) == SEEDS:
         with atomic_path(PAGE) as tmp: tmp.write_text(text(rows, seeds), encoding="utf-8")

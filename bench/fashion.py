@@ -4,10 +4,10 @@ Writes docs/bench-fashion.md. The seeds below were not used while anything was t
 accuracy, so the test images take the place of the validation images, and the history then holds the test accuracy after each stage."""
 import argparse
 import datetime
-import statistics
 from pathlib import Path
 from time import perf_counter
 
+from default import count, percent, table
 from layer import machine
 from tqdm import tqdm
 
@@ -53,10 +53,6 @@ def one_run(seed):
     return row
 
 
-def percent(x): return f"{100 * x:.2f}"
-def count(x): return f"{x:.1f}".removesuffix(".0")
-
-
 # what, key, format, the worse end, goal as a sentence
 LINES = (
     ("whole run, wall, with reading, seconds", "seconds", count, max, "at most 240"),
@@ -80,15 +76,6 @@ LINES = (
 )
 
 
-def table(rows):
-    "Mean, worst and every run of each line"
-    lines = ["| | mean | worst | goal (mean) | each run |", "|---|---|---|---|---|"]
-    for what, key, text, worse, goal in LINES:
-        values = [row[key] for row in rows]
-        lines.append(f"| {what} | {text(statistics.mean(values))} | {text(worse(values))} | {goal} | {', '.join(text(v) for v in values)} |")
-    return "\n".join(lines)
-
-
 def text(rows, seeds):
     "The page"
     return f"""# Fashion-MNIST, measured
@@ -99,7 +86,7 @@ All 60,000 + 10,000 images of 28 px: 55,000 to train and to project on, 5,000 he
 - Command: `make bench-fashion`, {datetime.date.today()}
 - Machine: {machine()}
 
-{table(rows)}
+{table(rows, LINES)}
 
 The plain classifier is the same backbone with one linear layer on the largest value of each channel, started from the same seed and trained on the same images, mirrored alike, for as many passes as fit into the time of the whole run.
 *Empty*: at most one pixel in sixteen is brighter than a tenth of white; *by chance*: the same for boxes of that size anywhere in images of the same class. What the emptiness means is
@@ -112,6 +99,6 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     seeds = parser.parse_args().seeds
     rows = [one_run(seed) for seed in tqdm(seeds, desc="runs")]
-    print(table(rows))
+    print(table(rows, LINES))
     if tuple(seeds) == SEEDS:
         with atomic_path(PAGE) as tmp: tmp.write_text(text(rows, seeds), encoding="utf-8")
