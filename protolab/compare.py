@@ -165,8 +165,8 @@ CONTESTANTS = ("black box", "class activation map", "ProtoPNet, not projected", 
 
 def compare_once(
     splits:Splits, # images
-    seed:int=0, # of the networks and of the order of the images
-    chances:Chances=ON_BIRDS, # what all share
+    seed:int, # of the networks and of the order of the images
+    chances:Chances, # what all share
     members:int=3, # of the ensemble
 )->dict: # name in CONTESTANTS -> Result
     "The same images and steps for everybody"

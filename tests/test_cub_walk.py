@@ -155,3 +155,15 @@ def test_a_photograph_in_train_and_test_is_refused(more, leaky, tmp_path, monkey
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("protolab: the same pictures sit in two sets (train and test share 1: ") and train in said and test in said and "--allow-leaks" in said
     assert main([*words, "--allow-leaks"]) == 0 and open_run("OUT").config["leaks"] == {"train and test": 1}
+
+
+def test_a_photograph_that_was_cut_differently_is_refused_too(home, tmp_path, monkeypatch, capsys):
+    "The crops differ, so the pixels do not tell; the file does"
+    folder = shutil.copytree(home/"CUB", tmp_path/"CUT")
+    cub = read_cub(folder)
+    train, test = cub.train.nonzero()[0].item(), (~cub.train).nonzero()[0].item()
+    shutil.copy(cub.files[test], cub.files[train])
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--data", f"cub:{folder}", "--recipe", "paper", "--backbone", "tiny", "--out", "OUT", *SMALL]) == 1 and not Path("OUT").exists()
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "train and test share 1: " in said and cub.names[train] in said and cub.names[test] in said
