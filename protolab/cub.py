@@ -201,6 +201,7 @@ def same_files(
     alike = grouped(range(len(files)), lambda f: Path(f).stat().st_size)
     return [g for some in tqdm(alike, desc="comparing files", delay=2, leave=False) for g in grouped(some, lambda f: hashlib.blake2b(Path(f).read_bytes()).digest())]
 
+# %% ../nbs/19_cub.ipynb #19_cub-052a
 def shared_files(
     splits:Splits, # whose names are files
     home:Path, # the folder that the names start from

@@ -20,8 +20,7 @@ from typing import NamedTuple
 
 import torch
 from fastcore.basics import patch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+from torch import Tensor, nn, optim
 
 from .backbone import Geometry, geometry
 from .core import Out, atomic_path, default_device, evaluating, seed_everything
@@ -219,23 +218,23 @@ class Tied:
 
 # %% ../nbs/15_street.ipynb #15_street-028t
 def rise(
-    optimizer:torch.optim.Optimizer, # holds the rates
+    optimizer:optim.Optimizer, # holds the rates
     epochs:int, # of the stage
     batches:int, # batches in an epoch
-)->LambdaLR:
+)->optim.lr_scheduler.LambdaLR:
     "Up to the full rates in the first tenth of the steps; there they stay"
-    return LambdaLR(optimizer, partial(_rising, steps=epochs * batches))
+    return optim.lr_scheduler.LambdaLR(optimizer, partial(_rising, steps=epochs * batches))
 
 def _rising(step, steps): return min(1.0, 0.04 + 10 * step / steps)
 
 def fall(
-    optimizer:torch.optim.Optimizer, # holds the rates
+    optimizer:optim.Optimizer, # holds the rates
     epochs:int, # of the stage
     batches:int, # batches in an epoch
-)->OneCycleLR:
+)->optim.lr_scheduler.OneCycleLR:
     "Down to nearly nothing, after a few steps from half the rates to the full ones"
     rates = [g["lr"] for g in optimizer.param_groups]
-    return OneCycleLR(optimizer, rates, total_steps=epochs * batches, pct_start=0.03, div_factor=2)
+    return optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=epochs * batches, pct_start=0.03, div_factor=2)
 
 # %% ../nbs/15_street.ipynb #15_street-028s
 FREE = Stage("joint", 5, {"backbone": 4e-3, "add_on": 4e-3, "prototypes": 5e-3}, anchored_loss, schedule=rise)
