@@ -17,12 +17,11 @@ setup: .venv/.done
 lab: setup
 	jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) index.ipynb
 
-# Sphinx comes before pytest, because the browser tests visit the pages; pytest's summary is the last word
+# The docs run every notebook in a kernel of its own, and come before pytest, because the browser tests visit the pages
 test: setup
 	@tools/step.sh "system packages" tools/system.sh
 	@tools/step.sh "sync gate" python tools/sync.py --check
-	@tools/step.sh "notebooks" env OMP_NUM_THREADS=1 nbdev_test --path . --n_workers 2 --timing
-	@tools/step.sh "docs" $(MAKE) --no-print-directory docs
+	@tools/step.sh "notebooks and docs" $(MAKE) --no-print-directory docs
 	@tools/step.sh "tests" python -m pytest tests -rs --durations=8
 
 # notebooks -> library and README; clean and strip the notebooks

@@ -20,5 +20,5 @@ myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]
 
 # Scripts are local (tools/docs-assets.sh): the pages ask nobody else for anything
-mathjax_path = "tex-svg.js"
+mathjax_path, mathjax_config_path, myst_update_mathjax = "tex-svg.js", "mathjax.js", False
 nb_ipywidgets_js = {"require.js": {}, "embed-amd.js": {}}

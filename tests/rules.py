@@ -9,12 +9,14 @@ from difflib import SequenceMatcher
 from io import StringIO
 
 STREET = ("core", "birds", "data", "show", "backbone", "prototypes", "model", "loss", "seeding", "train", "project", "last_layer",
-          "explain", "gallery", "report", "street", "prune", "augment", "cache", "cub", "sources", "legacy", "paper", "compare", "runs", "cli")
+          "explain", "gallery", "wall", "explore", "why", "film", "versus", "report", "tied", "street", "prune", "augment", "cache", "cub", "sources", "legacy", "paper", "compare", "runs", "cli")
 
 # Which rooms a room may import; street, paper, compare, runs and cli compose those before them
 ROOMS = {"core": "", "birds": "", "data": "core birds", "show": "core", "backbone": "core", "prototypes": "", "model": "core backbone prototypes",
          "loss": "core", "seeding": "core", "train": "core show", "project": "core backbone prototypes", "last_layer": "core",
-         "explain": "core backbone project", "gallery": "core show", "report": "core birds data backbone explain project",
+         "explain": "core backbone project", "gallery": "core show", "wall": "core show gallery", "explore": "core backbone project show explain gallery",
+         "why": "core show explain gallery", "film": "core data backbone train project show explain gallery", "versus": "core show explain gallery",
+         "tied": "core data backbone prototypes loss train project", "report": "core birds data backbone explain project",
          "prune": "core project last_layer", "augment": "core", "cache": "core data", "cub": "core data cache", "sources": "core birds data cache cub",
          "legacy": "core backbone prototypes model loss train project last_layer explain prune"}
 ROOMS |= {room: " ".join(STREET[:STREET.index(room)]) for room in ("street", "paper", "compare", "runs", "cli")}
@@ -23,7 +25,8 @@ ROOMS |= {room: " ".join(STREET[:STREET.index(room)]) for room in ("street", "pa
 ANYWHERE = "torch numpy fastcore tqdm"
 PACKAGES = {"birds": "numpy PIL", "prototypes": "torch", "data": ANYWHERE + " PIL torchvision", "show": ANYWHERE + " matplotlib PIL",
             "backbone": ANYWHERE + " torchvision timm huggingface_hub safetensors", "model": ANYWHERE + " safetensors", "train": ANYWHERE + " safetensors",
-            "core": ANYWHERE + " torchvision", "augment": ANYWHERE + " torchvision", "cub": ANYWHERE + " PIL", "sources": ANYWHERE + " PIL torchvision", "gallery": ANYWHERE + " ipywidgets matplotlib PIL", "legacy": ANYWHERE + " safetensors", "runs": ANYWHERE + " PIL", "cli": ""}
+            "core": ANYWHERE + " torchvision", "augment": ANYWHERE + " torchvision", "cub": ANYWHERE + " PIL", "sources": ANYWHERE + " PIL torchvision", "legacy": ANYWHERE + " safetensors", "runs": ANYWHERE + " PIL", "cli": ""}
+PACKAGES |= {room: ANYWHERE + " ipywidgets matplotlib PIL" for room in ("gallery", "wall", "explore", "why", "film", "versus")}
 
 
 # -- modules ------------------------------------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from PIL import Image
 
 from protolab.core import Evidence, Patch
 from protolab.explain import Explanation
-from protolab.gallery import (ActivationGallery, Album, LooksLikeGallery, NearestGallery, Thumbs, activation_view, looks_like_view, nearest_view, page,
-                              strips_view, wall_view)
+from protolab.explore import ActivationGallery, activation_view
+from protolab.gallery import Album, NearestGallery, Thumbs, nearest_view, page, strips_view
+from protolab.wall import wall_view
+from protolab.why import LooksLikeGallery, looks_like_view
 
 LONG = ["Great Crested Flycatcher of the Northern Woods", "Salt & <Pepper>", 'the "quoted" one', "Käuzchen", "n02123045_tabby_cat_with_underscores_and_no_space", "鸟"]
 EDGES = [(0, 0, 8, 8), (88, 88, 96, 96), (0, 80, 16, 96), (40, 40, 41, 41), (0, 0, 96, 96), (30, 10, 60, 90)]
