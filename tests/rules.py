@@ -221,6 +221,51 @@ def closing_rule(nb):
     return [f"lacks {name}" for name, there in wanted.items() if not there]
 
 
+def promise_rule(nb):
+    "Before its first part a lesson says what you will build"
+    prose = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
+    opening = re.split(r"^## ", prose, maxsplit=1, flags=re.M)[0]
+    return [] if re.search(r"\byou (will )?build\b", opening, re.I) else ["does not say what you will build, before its first part"]
+
+
+def cards(nb):
+    "The exercises of a lesson: (number, text), each from its number to the next"
+    prose = "\n\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
+    pieces = re.split(r"^\*\*(\d+)\. ", prose.partition("## Exercises")[2], flags=re.M)
+    return [*zip(map(int, pieces[1::2]), pieces[2::2])]
+
+
+def card_rule(nb, fewest=2, most=4):
+    "Two to four exercises, each a card with difficulty, minutes, a folded hint and solution, and a checker that CI hands the solution to"
+    found, wrong = cards(nb), []
+    if not fewest <= len(found) <= most: wrong.append(f"{len(found)} exercises, expected {fewest} to {most}")
+    if [number for number, _ in found] != [*range(1, len(found) + 1)]: wrong.append("the exercises are not numbered 1, 2, 3")
+    for number, text in found:
+        wanted = {"*(difficulty, N minutes)* after its title": r"\A[^\n*]+\*\* \*\((easy|medium|hard), \d+ minutes\)\*", "hint": "<summary>Hint</summary>", "solution": "<summary>Solution</summary>"}
+        wrong += [f"exercise {number} lacks {name}" for name, pattern in wanted.items() if not re.search(pattern, text)]
+    given = len(checkers(nb))
+    return wrong + [f"{len(found)} exercises and {given} checkers that a hidden cell calls"] * (given != len(found))
+
+
+def checkers(nb):
+    "The checkers of a lesson: functions of a visible cell that a hidden cell hands a solution to"
+    def trees(hidden): return [ast.parse(c.source) for c in code(nb) if (first_directive(c) == "hide") == hidden and "check_" in c.source and not re.search(r"^[%!]", c.source, re.M)]
+    made = {n.name: n for tree in trees(False) for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith("check_")}
+    called = [ast.unparse(n.value.func) for tree in trees(True) for n in tree.body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)]
+    return [made[name] for name in dict.fromkeys(called) if name in made]
+
+
+def telling_rule(nb, fewest=2):
+    "A checker says what is wrong, not only that it is: at least two assertions with a sentence, and none without"
+    wrong = []
+    for checker in checkers(nb):
+        asserts = [n for n in ast.walk(checker) if isinstance(n, ast.Assert)]
+        words = [n for n in asserts if n.msg is not None]
+        if len(words) < fewest: wrong.append(f"{checker.name} can say {len(words)} things, expected {fewest} or more: name the typical mistakes, assert ..., \"you ...\"")
+        if len(words) < len(asserts): wrong.append(f"{checker.name} has an assertion without a sentence")
+    return wrong
+
+
 def equation_rule(nb):
     "A displayed equation is followed by the cell that computes it"
     after = [*nb.cells[1:], None]

@@ -154,6 +154,18 @@ def test_a_lesson_closes_well(room): say(rules.closing_rule(lesson(room)))
 
 
 @each_room
+def test_a_lesson_says_what_you_will_build(room): say(rules.promise_rule(lesson(room)))
+
+
+@each_room
+def test_exercises_are_cards(room): say(rules.card_rule(lesson(room)))
+
+
+@each_room
+def test_checkers_say_what_is_wrong(room): say(rules.telling_rule(lesson(room)))
+
+
+@each_room
 def test_exported_cells_are_shown(room): say(rules.shown_rule(lesson(room)))
 
 
@@ -237,10 +249,14 @@ def notebook(*cells):
 
 
 LESSON = ["# core\n\n> Nouns\n\n| In | Out | You need |\n|---|---|---|\n| a | b | c |", "`#| default_exp core", "`#| export\nimport os", "`#| hide\nimport re",
-          "## What goes wrong\n\n$$x = 1$$", "`x = 1", "`#| export\ndef one(): return 1", "`one()",
-          "## Summary\n\n## Exercises\n\n<details><summary>Hint</summary>a</details>\n<details><summary>Solution</summary>b</details>",
-          "`def check_f(f): assert f()", "`#| hide\ncheck_f(f)", "Next door: [birds](01_birds.ipynb), where birds are drawn."]
-LESSON_RULES = [rules.cell_rule, lambda nb: rules.opening_rule(nb, "core"), rules.closing_rule, rules.equation_rule, rules.shown_rule, rules.figure_rule]
+          "You will build a noun.\n\n## What goes wrong\n\n$$x = 1$$", "`x = 1", "`#| export\ndef one(): return 1", "`one()",
+          "## Summary\n\n## Exercises\n\n**1. F.** *(easy, 5 minutes)* Write f.\n<details><summary>Hint</summary>a</details>\n<details><summary>Solution</summary>b</details>",
+          "`def check_f(f):\n    assert f(), 'say something'\n    assert f() == 1, 'say 1'", "`#| hide\ncheck_f(f)",
+          "**2. G** *(hard, 25 minutes)* Write g.\n<details><summary>Hint</summary>a</details>\n<details><summary>Solution</summary>b</details>",
+          "`def check_g(f):\n    assert f(1), 'of 1 too'\n    assert f(2) == 2, 'of 2 too'", "`#| hide\ncheck_g(g)",
+          "Next door: [birds](01_birds.ipynb), where birds are drawn."]
+LESSON_RULES = [rules.cell_rule, lambda nb: rules.opening_rule(nb, "core"), rules.promise_rule, rules.closing_rule, rules.card_rule, rules.telling_rule,
+                rules.equation_rule, rules.shown_rule, rules.figure_rule]
 
 
 def test_a_good_lesson_passes(): assert [rule(notebook(*LESSON)) for rule in LESSON_RULES] == [[]] * len(LESSON_RULES)
@@ -250,6 +266,12 @@ SPOILT = {  # what is replaced by what -> the complaint
     "another title": ("# core\n", "# Core\n", "the title"), "no subtitle": ("> Nouns", "Nouns", "subtitle"), "no table": ("| In |", "| Input |", "no table"),
     "no hidden imports": ("`#| hide\nimport re", "`import re", "begins with the cells"), "nothing goes wrong": ("What goes wrong", "Fine", "what goes wrong"),
     "no summary": ("## Summary", "## End", "## Summary"), "no hint": ("<summary>Hint", "<summary>Tip", "hint"),
+    "no promise": ("You will build", "Here is", "what you will build"), "one exercise": ("**2. G**", "*2. G*", "1 exercises, expected 2 to 4"),
+    "exercises out of order": ("**2. G**", "**3. G**", "not numbered"), "no minutes": ("(easy, 5 minutes)", "(easy)", "exercise 1 lacks *(difficulty"),
+    "an odd difficulty": ("(hard, 25", "(nasty, 25", "exercise 2 lacks *(difficulty"), "no hint in one": ("Write g.\n<details><summary>Hint", "Write g.\n<details><summary>Tip", "exercise 2 lacks hint"),
+    "no solution in one": ("Write f.\n<details><summary>Hint</summary>a</details>\n<details><summary>Solution", "Write f.\n<details><summary>Hint</summary>a</details>\n<details><summary>Answer", "exercise 1 lacks solution"),
+    "one checker": ("`#| hide\ncheck_g(g)", "`#| hide\npass", "2 exercises and 1 checkers"),
+    "a mute checker": (", 'of 1 too'", "", "an assertion without a sentence"), "a checker of few words": ("\n    assert f() == 1, 'say 1'", "", "can say 1 things"),
     "solution not run": ("`#| hide\ncheck_f(f)", "`#| hide\npass", "hidden cell"), "no next door": ("Next door:", "Next:", "Next door"),
     "an equation alone": ("`x = 1", "Then prose.", "after the equation"), "an export alone": ("`one()", "`1", "neither shown nor tested"),
     "a long cell": ("`x = 1", "`" + "x = 1\n" * 26, "26 lines"), "no picture": ("`x = 1", "`#| fig-alt: a bird\nx = 1", "no saved picture")}
