@@ -225,7 +225,7 @@ def promise_rule(nb):
     "Before its first part a lesson says what you will build"
     prose = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
     opening = re.split(r"^## ", prose, maxsplit=1, flags=re.M)[0]
-    return [] if re.search(r"\byou (will )?build\b", opening, re.I) else ["does not say what you will build, before its first part"]
+    return [] if re.search(r"\b(you|we) (will )?build\b", opening, re.I) else ["does not say what you will build, before its first part"]
 
 
 def cards(nb):
