@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PERCEPTUAL', 'STYLE', 'PAGE_STYLE', 'jpeg', 'data_uri', 'Thumbs', 'surroundings', 'class_colour', 'heat_image',
-           'picture_html', 'crop_html', 'whole_html', 'class_html', 'Album', 'nearest_tile', 'nearest_view',
-           'strips_view', 'signed', 'worth', 'heat_layer', 'table_html', 'page', 'Tile', 'framed', 'tile', 'typeface',
-           'fitted', 'written', 'contact_sheet', 'source_tiles', 'nearest_sheet', 'Gallery', 'stepper',
-           'NearestGallery', 'Reel']
+           'picture_html', 'crop_html', 'whole_html', 'class_html', 'Album', 'nearest_tile', 'is_source', 'source_html',
+           'nearest_view', 'strips_view', 'signed', 'worth', 'heat_layer', 'table_html', 'page', 'Tile', 'framed',
+           'tile', 'typeface', 'fitted', 'written', 'contact_sheet', 'source_tiles', 'nearest_sheet', 'Gallery',
+           'stepper', 'NearestGallery', 'Reel']
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-002
 import base64
@@ -105,6 +105,9 @@ def class_colour(
 # %% ../nbs/13_gallery.ipynb #13_gallery-023
 PERCEPTUAL = ("magma", "inferno", "plasma", "viridis", "cividis")       # matplotlib's, from dark to bright in even steps
 
+@lru_cache(32)
+def _colour_table(colours): return (255 * matplotlib.colormaps[colours](np.arange(256))[:, :3]).astype(np.uint8)
+
 def heat_image(
     map:Tensor, # (H,W) similarity of every place
     colours:str="magma", # name of a matplotlib colour map
@@ -113,8 +116,8 @@ def heat_image(
     if colours not in matplotlib.colormaps:
         raise ValueError(f"no colour map is called {colours!r}: take a perceptual one, {', '.join(PERCEPTUAL)}; 'jet' is the legacy map of the older papers")
     low, high = map.min(), map.max()
-    level = ((map - low) / (high - low).clamp(min=1e-9)).numpy()
-    return Image.fromarray((255 * matplotlib.colormaps[colours](level)[..., :3]).astype(np.uint8))
+    level = (256 * (map - low) / (high - low).clamp(min=1e-9)).clamp(max=255).byte()
+    return Image.fromarray(_colour_table(colours)[level.numpy()])
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-026
 def picture_html(
@@ -190,9 +193,27 @@ def nearest_tile(
     show=crop_html, # how a patch is drawn: crop_html or whole_html
 )->str: # HTML
     "A patch near a prototype: its frame has the colour of its class, dashed when that is another one than the prototype's"
-    name, other = album.classes[p.label], "" if p.label == album.patches[j].label else ' class="pl-other"'
-    thumb = show(thumbs, p.image, p.box, f"Number {n} nearest to prototype {j}: {name}, distance {p.distance:.3f}", class_colour(p.label))
-    return f"<figure{other}>{thumb}<figcaption>{escape(name)}<small>{n} · d = {p.distance:.3f}</small></figcaption></figure>"
+    name, other, source = album.classes[p.label], "" if p.label == album.patches[j].label else ' class="pl-other"', " · its source" * is_source(album, j, p, thumbs)
+    thumb = show(thumbs, p.image, p.box, f"Number {n} nearest to prototype {j}: {name}, distance {p.distance:.3f}{source}", class_colour(p.label))
+    return f"<figure{other}>{thumb}<figcaption>{escape(name)}<small>{n} · d = {p.distance:.3f}{source}</small></figcaption></figure>"
+
+def is_source(
+    album:Album, # the prototypes
+    j:int, # which of them
+    p:Patch, # a patch near it
+    thumbs:Thumbs, # the images that the patch comes from
+)->bool:
+    "Is this the very patch that the prototype became?"
+    return thumbs is album.thumbs and (p.image, p.cell) == (album.patches[j].image, album.patches[j].cell)
+
+# %% ../nbs/13_gallery.ipynb #13_gallery-039b
+def source_html(
+    album:Album, # the prototypes
+    j:int, # which of them
+)->str: # HTML
+    "The patch that a prototype became, and the image that it was cut from, each with a word below it"
+    return (f'<figure>{album.crop(j)}<figcaption><small>source patch</small></figcaption></figure>'
+            f'<figure>{album.whole(j)}<figcaption><small>its image</small></figcaption></figure>')
 
 def nearest_view(
     album:Album, # the prototypes
@@ -200,12 +221,14 @@ def nearest_view(
     patches:list, # of Patch, nearest first
     thumbs:Thumbs, # the images that those come from
     show=crop_html, # how a patch is drawn: crop_html or whole_html
+    own:bool=False, # did the search look at images of its class only?
 )->str: # HTML
     "A prototype's own patch, then the patches nearest to it"
-    own = sum(p.label == album.patches[j].label for p in patches)
+    mine = sum(p.label == album.patches[j].label for p in patches)
+    said = f"the {len(patches)} nearest patches in images of its own class" if own else f"{mine} of the {len(patches)} nearest patches are of its class"
     tiles = "".join(nearest_tile(album, j, n, p, thumbs, show) for n, p in enumerate(patches, 1))
-    return (f'<div class="pl"><header>{album.crop(j)}{album.whole(j)}<div><h3>Prototype {j}</h3>{album.tag(j)}'
-            f'<p>{own} of the {len(patches)} nearest patches are of its class</p></div></header><div class="pl-grid">{tiles}</div></div>')
+    return (f'<div class="pl"><header>{source_html(album, j)}<div><h3>Prototype {j}</h3>{album.tag(j)}'
+            f'<p>{said}</p></div></header><div class="pl-grid">{tiles}</div></div>')
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-043
 def strips_view(
@@ -400,7 +423,7 @@ def source_tiles(
 )->list: # two Tile
     "A prototype as its patch and as the image that it comes from"
     p, thumbs = album.patches[j], album.thumbs
-    return [Tile(tile(thumbs, p.image, p.box, surroundings(p.box, thumbs.size), side), ("the prototype",), class_colour(p.label)),
+    return [Tile(tile(thumbs, p.image, p.box, surroundings(p.box, thumbs.size), side), ("source patch",), class_colour(p.label)),
             Tile(tile(thumbs, p.image, p.box, None, side), ("its image",))]
 
 def nearest_sheet(
@@ -409,13 +432,15 @@ def nearest_sheet(
     patches:list, # of Patch, nearest first
     thumbs:Thumbs, # the images that those come from
     show=crop_html, # how a patch is drawn: crop_html or whole_html
+    own:bool=False, # did the search look at images of its class only?
 )->bytes: # a JPEG file
     "`nearest_view` as a still picture"
     def one(p):
         seen = surroundings(p.box, thumbs.size) if show is crop_html else None
         return Tile(tile(thumbs, p.image, p.box, seen), (album.classes[p.label], f"d = {p.distance:.3f}"), class_colour(p.label))
     tiles = [one(p) for p in patches]
-    return contact_sheet([source_tiles(album, j), *(tiles[n:n + 5] for n in range(0, len(tiles), 5))], f"Patches nearest to prototype {album.name(j)}")
+    title = f"Patches nearest to prototype {album.name(j)}{', own class only' if own else ''}"
+    return contact_sheet([source_tiles(album, j), *(tiles[n:n + 5] for n in range(0, len(tiles), 5))], title)
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-082a
 def _parts(widget):
@@ -465,6 +490,13 @@ def stepper(
     W.link((choice, "index"), (slider, "value"))
     return slider
 
+# %% ../nbs/13_gallery.ipynb #13_gallery-090a
+def _buttons(options): return W.ToggleButtons(options=options, style={"button_width": "auto"})
+
+def _counter(k, *sets):
+    most = max(len(row) for lists in sets for row in lists)
+    return W.IntSlider(min(k, most), min=1, max=most, description="patches")
+
 # %% ../nbs/13_gallery.ipynb #13_gallery-091
 class NearestGallery(Gallery):
     "The patches nearest to a prototype"
@@ -473,27 +505,32 @@ class NearestGallery(Gallery):
         album:Album, # the prototypes
         near:dict, # name of a set of images -> (P lists of Patch, Thumbs of its images)
         k:int=10, # patches shown at first
+        own:dict|None=None, # name of each set -> P lists of Patch searched in images of the prototype's class; None: no such choice
     ):
         if not near: raise ValueError("0 sets of nearest patches came: give at least one, as in {'train': (explain.nearest_patches(...), Thumbs(images.x))}")
-        self.album, self.near = album, near
-        most = max(len(row) for lists, _ in near.values() for row in lists)
+        if own and set(own) != set(near): raise ValueError(f"own-class lists came for {sorted(own)}, the others for {sorted(near)}: give both for each set, or no own")
+        self.album, self.lists = album, {False: {name: lists for name, (lists, _) in near.items()}, True: own}
+        self.thumbs, self.k = {name: thumbs for name, (_, thumbs) in near.items()}, _counter(k, *self.lists[False].values(), *(own or {}).values())
         self.prototype = W.Dropdown(options=[(album.name(p.prototype), p.prototype) for p in album.patches], description="prototype")
-        self.images = W.ToggleButtons(options=list(near), style={"button_width": "auto"})
-        self.k = W.IntSlider(min(k, most), min=1, max=most, description="patches")
-        self.show = W.ToggleButtons(options={"patch": crop_html, "whole image": whole_html}, style={"button_width": "auto"})
-        super().__init__([self.prototype, stepper(self.prototype), self.images, self.show, self.k])
+        self.images, self.own = _buttons(list(near)), _buttons({"all classes": False, "own class": True} if own else {"all classes": False})
+        self.show = _buttons({"patch": crop_html, "whole image": whole_html})
+        super().__init__([self.prototype, stepper(self.prototype), self.images, *([self.own] if own else []), self.show, self.k])
 
-    def shown(self):
-        lists, thumbs = self.near[self.images.value]
-        return self.album, self.prototype.value, lists[self.prototype.value][:self.k.value], thumbs, self.show.value
+    def shown(self): return self.album, self.prototype.value, self.row(self.images.value), self.thumbs[self.images.value], self.show.value, self.own.value
+    def row(self, name): return self.lists[self.own.value][name][self.prototype.value][:self.k.value]
 
-    def sections(self): return [(f"Nearest in {name}", strips_view(self.album, [row[:self.k.value] for row in lists], thumbs)) for name, (lists, thumbs) in self.near.items()]
+# %% ../nbs/13_gallery.ipynb #13_gallery-091a
+@patch
+def sections(self:NearestGallery):
+    "All prototypes with what is nearest to them, set by set, in all classes and in their own"
+    words = {False: "Nearest in", True: "Nearest in their own class in"}
+    return [(f"{words[own]} {name}", strips_view(self.album, [row[:self.k.value] for row in lists], self.thumbs[name]))
+            for own, sets in self.lists.items() for name, lists in (sets or {}).items()]
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-094b
 class Reel(W.VBox):
     "A few views to step through; slider and views are joined in the browser, so that it moves where no kernel runs"
     link = None
-
     def __init__(self,
         names:list, # n short texts, all different: what the slider says at each view
         views:list, # n pieces of HTML; the page carries all of them, so keep them small
