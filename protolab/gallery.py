@@ -279,7 +279,7 @@ STYLE = """
 .pl-pic{position:relative;display:inline-block;align-self:start;width:var(--side);vertical-align:top;border-radius:6px;overflow:hidden;border:0 solid var(--f);line-height:0}.pl-pic[style]{border-width:3px}.pl-pic img{width:100%;display:block;margin:0;max-width:none;border-radius:0}
 .pl-pic i{position:absolute;border:2px solid #ffe249;outline:1px solid #000b;box-shadow:inset 0 0 0 1px #0008;border-radius:2px}
 .pl-tag{display:inline-flex;gap:6px;align-items:center}.pl-tag b{width:11px;height:11px;border-radius:3px;flex:none}
-.pl-grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(96px,1fr));gap:14px 12px;--side:min(100%,132px)}.pl figure{margin:0;min-width:0}
+.pl-grid{display:grid;grid-template-columns:repeat(5,minmax(0,1fr));gap:14px 12px;--side:min(100%,160px)}.pl figure{margin:0;min-width:0}
 .pl figcaption{font-size:13px;line-height:1.3;margin-top:4px;overflow-wrap:anywhere}.pl-other .pl-pic{border-style:dashed}.pl-other figcaption{color:var(--quiet)}
 .pl-two{display:flex;gap:12px}.pl-two>*{flex:0 1 320px;width:auto;min-width:0}.pl-under .pl-pic{width:100%}.pl-under .pl-pic>img:first-child{filter:grayscale(1)}
 .pl-pic .pl-heat{position:absolute;inset:0;height:100%}.pl-pic em{position:absolute;width:14px;height:14px;margin:-7px;border:2px solid #fff;outline:1px solid #000;border-radius:50%}
@@ -287,15 +287,15 @@ STYLE = """
 .pl-looks>header{--side:200px;align-content:start}.pl-row .pl-pic{align-self:center}.pl-row{display:grid;grid-template-columns:repeat(3,var(--side)) minmax(0,1fr);gap:12px;align-items:center;padding:10px 0;border-top:1px solid var(--line)}
 .pl-head{color:var(--quiet);font-size:12px;align-items:end;border-top:0;padding:0 0 6px;line-height:1.3}.pl-gain{height:8px;border-radius:4px;background:var(--line);overflow:hidden}.pl-gain b{display:block;height:100%;border-radius:4px}.pl-plus b{background:#1a9a8a}.pl-minus b{background:#d9622b}.pl strong{font-variant-numeric:tabular-nums}
 .pl-sum{border-top:2px solid var(--ink);padding:8px 0}.pl-sum p{display:flex;justify-content:space-between;gap:12px}
-.pl-wall{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));gap:20px 32px}.pl-wall>section{min-width:0}.pl-wall>.pl-cards{grid-column:1/-1}
-.pl-cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(76px,1fr));grid-auto-flow:dense;gap:12px 10px;margin-top:6px;--side:100%}.pl-wall>.pl-cards{grid-template-columns:repeat(auto-fill,minmax(96px,1fr))}
-.pl-card{min-width:0}.pl-card>summary{display:block;list-style:none;cursor:pointer;font-size:13px;line-height:1.3;border-radius:6px}.pl-card>summary::-webkit-details-marker{display:none}.pl-card>summary>span:last-child{display:block;margin-top:3px}.pl-card[open]{grid-column:1/-1;padding:12px;border:1px solid var(--line);border-radius:10px}.pl-card[open]>summary{float:left;width:84px;margin-right:16px}
-.pl-open{display:grid;grid-template-columns:repeat(auto-fit,minmax(128px,1fr));gap:12px 16px;overflow:hidden}.pl-open figure{max-width:240px}.pl-open>div{min-width:0}.pl-few .pl-open{display:block}
-.pl table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:4px 0;font-size:13px}.pl th,.pl td{padding:3px 14px 3px 0;text-align:left;vertical-align:top;border:0;border-bottom:1px solid var(--line);background:none}.pl th{font-weight:500;color:var(--quiet)}.pl summary:hover .pl-pic{filter:brightness(1.12)}.pl summary:focus-visible{outline:3px solid #3d8bfd;outline-offset:3px}
+.pl-wall{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,380px),1fr));grid-auto-flow:dense;gap:20px 32px}.pl-wall>section{min-width:0}.pl-wall>.pl-cards{grid-column:1/-1}
+.pl-cards{display:grid;grid-template-columns:repeat(5,minmax(0,1fr));grid-auto-flow:dense;gap:12px 10px;margin-top:6px;--side:100%}.pl-wall>.pl-cards,.pl-wall>:has([open])>.pl-cards{grid-template-columns:repeat(auto-fill,minmax(112px,1fr))}.pl-wall>:has([open]){grid-column:1/-1}.pl-cards .pl-tag{display:flex}
+.pl-card{min-width:0}.pl-card>summary{display:block;list-style:none;cursor:pointer;font-size:13px;line-height:1.3;border-radius:6px}.pl-card>summary::-webkit-details-marker{display:none}.pl-card>summary>span:last-child{display:block;margin-top:3px}.pl-card[open]{grid-column:1/-1;padding:12px;border:1px solid var(--line);border-radius:10px}.pl-card[open]>summary{float:left;width:84px;margin-right:16px}.pl-card[open]>summary :is(.pl-tag,small){display:none}
+.pl-open{display:flex;flex-wrap:wrap;gap:12px 16px;overflow:hidden}.pl-open figure{flex:1 1 104px;max-width:240px}.pl-open>div{flex:1 0 100%}.pl-few .pl-open{display:block}
+.pl table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:4px 0;font-size:13px}.pl th,.pl td{padding:3px 14px 3px 0;text-align:left;vertical-align:top;border:0;border-bottom:1px solid var(--line);background:none}.pl th{font-weight:500;white-space:nowrap;color:var(--quiet)}.pl summary:hover .pl-pic{filter:brightness(1.12)}.pl summary:focus-visible{outline:3px solid #3d8bfd;outline-offset:3px}
 .pl-strips summary{padding:9px 0;border-top:1px solid var(--line);cursor:pointer;font-weight:600}.pl-strip{display:grid;grid-template-columns:96px minmax(0,1fr);gap:20px;padding:6px 0}
 .pl-strip>span{display:grid;grid-template-columns:repeat(auto-fit,minmax(64px,1fr));gap:6px;--side:min(100%,96px)}.pl-strip figcaption{display:none}
-@container (min-width:760px){.pl-looks{display:grid;grid-template-columns:200px minmax(0,1fr);gap:36px}}
-@container (max-width:520px){.pl-row{grid-template-columns:repeat(3,minmax(0,1fr));--side:100%}.pl-row>div{grid-column:1/-1}.pl-strip{grid-template-columns:72px minmax(0,1fr);gap:12px;--side:72px}.pl-strip>span{grid-template-columns:repeat(auto-fit,minmax(48px,1fr))}.pl-head>:last-child{display:none}.pl-cards{grid-template-columns:repeat(auto-fill,minmax(60px,1fr));gap:10px 8px}.pl-card[open]>summary{width:60px;margin-right:12px}}
+@container (min-width:1040px){.pl-grid{grid-template-columns:repeat(10,minmax(0,1fr))}}@container (min-width:600px){.pl-open{flex-wrap:nowrap}.pl-open figure{flex:0 1 240px}.pl-open>div{flex:1 1 190px}}@container (min-width:760px){.pl-looks{display:grid;grid-template-columns:200px minmax(0,1fr);gap:36px}}
+@container (max-width:520px){.pl-row{grid-template-columns:repeat(3,minmax(0,1fr));--side:100%}.pl-row>div{grid-column:1/-1}.pl-strip{grid-template-columns:72px minmax(0,1fr);gap:12px;--side:72px}.pl-strip>span{grid-template-columns:repeat(auto-fit,minmax(48px,1fr))}.pl-head>:last-child{display:none}.pl-cards{gap:10px 8px}.pl-wall>.pl-cards,.pl-wall>:has([open])>.pl-cards{grid-template-columns:repeat(3,minmax(0,1fr))}.pl-wall>:has([open])>.pl-cards{grid-template-columns:repeat(5,minmax(0,1fr))}.pl-grid{grid-template-columns:repeat(3,minmax(0,1fr))}.pl-card[open]>summary{width:60px;margin-right:12px}}
 """
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-060b
@@ -395,6 +395,7 @@ def contact_sheet(
     rows:list, # lists of Tile
     title:str, # a line above them
     gap:int=10, # pixels between two tiles
+    quality:int=80, # of the JPEG, 1 to 95
 )->bytes: # a JPEG file
     "A gallery as one still picture, for pages without a kernel"
     font, y = typeface(13), 34
@@ -408,7 +409,7 @@ def contact_sheet(
             _put(sheet, t, x, y)
             x += t.image.width + gap
         y += step
-    return jpeg(sheet)
+    return jpeg(sheet, quality)
 
 def _put(sheet, t, x, y):
     (w, h), draw, font = t.image.size, ImageDraw.Draw(sheet), typeface(10)
@@ -468,7 +469,8 @@ class Gallery(W.VBox):
 
     def close(self):
         "Take the gallery away, with its controls and what they are styled by"
-        for part in list(_parts(self)): part.close()
+        spare = [w for w in vars(self).values() if isinstance(w, W.Widget)]       # a control need not be on the screen
+        for part in [*_parts(self), *(part for w in spare for part in (*_parts(w), w))]: part.close()
         super().close()
 
     def _repr_mimebundle_(self, **kwargs):

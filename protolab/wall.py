@@ -96,7 +96,7 @@ def wall_card(
     inside:str="", # HTML to see when it is open
 )->str: # HTML
     "One prototype on the wall; a click or Enter opens it"
-    return f'<details class="pl-card" name="pl-wall"><summary>{wall_picture(album, j, show, over)}<span>{j}{words}</span></summary>{inside}</details>'
+    return f'<details class="pl-card" name="pl-wall"><summary data-lm-suppress-shortcuts="true">{wall_picture(album, j, show, over)}<span>{j}{words}</span></summary>{inside}</details>'
 
 # %% ../nbs/14_wall.ipynb #14_wall-026
 def wall_view(
@@ -171,7 +171,7 @@ def wall_sheet(
     js = range(len(album.patches)) if js is None else js
     tiles = [_wall_tile(album, j, show, over, (notes[j],) if notes else ()) for j in js]
     title = f"{len(tiles)} of {len(album.patches)} prototypes, {'by class' if grouped else 'sorted'}"
-    return contact_sheet([tiles[n:n + 10] for n in range(0, len(tiles), 10)], title)
+    return contact_sheet([tiles[n:n + 10] for n in range(0, len(tiles), 10)], title, quality=60)
 
 def _wall_tile(album, j, show, over, lines):
     p, thumbs = album.patches[j], album.thumbs
