@@ -460,7 +460,7 @@ class Gallery(W.VBox):
     def __init__(self,
         controls:list, # ipywidgets with a `value`
     ):
-        self.screen = W.HTML()
+        self.screen = W.HTML(layout={"margin": "10px 2px 2px"})
         super().__init__([W.HBox(controls, layout=W.Layout(flex_flow="row wrap", grid_gap="4px 14px")), self.screen])
         for control in controls: control.observe(self.draw, "value")
         self.draw()
@@ -545,7 +545,7 @@ class Reel(W.VBox):
             raise ValueError(f"{len(views)} views and {len(set(names))} different names came: give at least two views, and each a name of its own")
         self.title, self.sheet = title, sheet
         self.slider = W.SelectionSlider(options=[(name, n) for n, name in enumerate(names)], layout=W.Layout(width="auto", max_width="620px"))
-        self.stack = W.Stack([W.HTML(view) for view in views], selected_index=0)
+        self.stack = W.Stack([W.HTML(view, layout={"width": "100%"}) for view in views], selected_index=0, layout={"width": "100%"})
         self.link = W.jslink((self.slider, "index"), (self.stack, "selected_index"))
         super().__init__([W.HTML(f"<style>{style}</style>"), self.slider, self.stack])
 
