@@ -96,7 +96,7 @@ def wall_card(
     inside:str="", # HTML to see when it is open
 )->str: # HTML
     "One prototype on the wall; a click or Enter opens it"
-    return f'<details class="pl-card" name="pl-wall"><summary data-lm-suppress-shortcuts="true">{wall_picture(album, j, show, over)}<span>{j}{words}</span></summary>{inside}</details>'
+    return f'<details class="pl-card" name="pl-wall"><summary>{wall_picture(album, j, show, over)}<span>{j}{words}</span></summary>{inside}</details>'
 
 # %% ../nbs/14_wall.ipynb #14_wall-026
 def wall_view(
