@@ -99,6 +99,8 @@ def wall_card(
     return f'<details class="pl-card" name="pl-wall"><summary>{wall_picture(album, j, show, over)}<span>{j}{words}</span></summary>{inside}</details>'
 
 # %% ../nbs/14_wall.ipynb #14_wall-026
+FEW = 200 # cards up to which each carries its larger pictures
+
 def wall_view(
     album:Album, # the prototypes
     notes:list|None=None, # P short texts, one below each prototype
@@ -107,18 +109,20 @@ def wall_view(
     numbers:dict|None=None, # name -> P numbers, to see in an open card
     over:MapThumbs|None=None, # where the maps come from; None: no maps
     grouped:bool=True, # by class, or in one row?
-    large:bool=True, # with pictures in an open card?
+    large:bool|None=None, # with pictures in an open card? None: for up to FEW cards
 )->str: # HTML
     "Many prototypes at once; each opens"
     def card(j):
         tag = "" if grouped else " " + album.tag(j)
         note = f"<small>{escape(notes[j])}</small>" if notes else ""
         return wall_card(album, j, tag + note, show, over, opened_html(album, j, numbers, over, large))
-    js, start = range(len(album.patches)) if js is None else js, f'<div class="pl pl-wall{"" if large else " pl-few"}">'
+    js = range(len(album.patches)) if js is None else js
+    large = len(js) <= FEW if large is None else large
+    start = f'<div class="pl pl-wall{"" if large else " pl-few"}">'
     if not grouped: return f'{start}<div class="pl-cards">{"".join(map(card, js))}</div></div>'
     rows = {label: [j for j in js if album.patches[j].label == label] for label in sorted({album.patches[j].label for j in js})}
-    return start + "".join(f'<section><h3>{class_html(label, album.classes)}</h3><div class="pl-cards">{"".join(map(card, own))}</div></section>'
-                           for label, own in rows.items()) + "</div>"
+    sections = (f'<section><h3>{class_html(label, album.classes)}</h3><div class="pl-cards">{"".join(map(card, own))}</div></section>' for label, own in rows.items())
+    return start + "".join(sections) + "</div>"
 
 # %% ../nbs/14_wall.ipynb #14_wall-033
 def own_weights(
@@ -209,13 +213,11 @@ def shown(self:WallGallery):
     return self.album, notes, order[self.per * (self.page.value - 1):self.per * self.page.value], self.show.value, self.columns, self.over, name is None
 
 # %% ../nbs/14_wall.ipynb #14_wall-055
-FEW = 200 # prototypes up to which a page of its own carries the larger pictures
-
 @patch
 def sections(self:WallGallery):
     "All prototypes by class, then the two ends of each order"
     P, ends = len(self.album.patches), [("most", True), ("least", False)]
-    def part(js, notes=None): return wall_view(self.album, notes, js, "patch", self.columns, self.over, notes is None, P <= FEW)
+    def part(js, notes=None): return wall_view(self.album, notes, js, "patch", self.columns, self.over, notes is None)
     rest = [(f"{way} {name}".capitalize(), part(sorted_by(values, most)[:12], [f"{name} {short_number(v)}" for v in values]))
             for name, values in self.columns.items() for way, most in ends]
-    return [("By class" if P <= FEW else f"By class: {P} prototypes, each as its patch", part(range(P))), *rest]
+    return [(f"{P} prototypes by class", part(range(P))), *rest]
