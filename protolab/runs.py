@@ -8,10 +8,9 @@ __all__ = ['SETS', 'ONLY', 'SMALL', 'RUN_FORMAT', 'UNTRAINED', 'write_json', 're
            'check_shared', 'commit_of', 'environment', 'note_environment', 'Logits', 'PlainView', 'answer_loss',
            'some_of_each', 'PlainStage', 'OnMaps', 'default_stages', 'Candidate', 'numbered', 'chosen', 'as_reference',
            'write_choice', 'read_test', 'keep_sources', 'kept_sources', 'planned', 'seconds_left', 'spoken',
-           'progress_line', 'say_line', 'Run', 'open_run', 'table_html', 'run_rows', 'built', 'rebuilt', 'Job',
-           'job_of', 'begin_run', 'finish_run', 'swept', 'train_run', 'reporter', 'own_album', 'prove_run',
-           'answer_html', 'explained_image', 'explained_images', 'reopened', 'nearest_section', 'run_gallery',
-           'write_page']
+           'progress_line', 'say_line', 'Run', 'open_run', 'run_rows', 'built', 'rebuilt', 'Job', 'job_of', 'begin_run',
+           'finish_run', 'swept', 'train_run', 'reporter', 'own_album', 'prove_run', 'answer_html', 'explained_image',
+           'explained_images', 'reopened', 'nearest_section', 'run_gallery', 'write_page']
 
 # %% ../nbs/30_runs.ipynb #30_runs-002
 import hashlib
@@ -46,7 +45,7 @@ from .core import atomic_path, default_device, evaluating, seed_everything
 from .cub import shared_files
 from .data import Cached, Images, Loader, Loaders, Splits, cached, fingerprints, leaks, loaders, normalise, read_images
 from .explain import boxed_patches, boxed_rows, explanations, nearest_patches
-from .gallery import Album, Thumbs, page, strips_view
+from .gallery import Album, Thumbs, page, strips_view, table_html
 from .wall import wall_view
 from .why import looks_like_view
 from .last_layer import LastLayer
@@ -516,12 +515,6 @@ def open_run(
     return Run(folder, config, History(history or []), choice, test)
 
 # %% ../nbs/30_runs.ipynb #30_runs-081
-def table_html(
-    rows:list, # of (what, value)
-)->str: # HTML
-    "Pairs as a table"
-    return "<table>" + "".join(f"<tr><th>{escape(what)}</th><td>{escape(value)}</td></tr>" for what, value in rows) + "</table>"
-
 def run_rows(
     run:Run, # finished or not
 )->list: # of (what, value)

@@ -11,8 +11,8 @@ from PIL import Image
 from protolab.core import Evidence, Patch
 from protolab.explain import Explanation
 from protolab.explore import ActivationGallery, activation_view
-from protolab.gallery import Album, NearestGallery, Thumbs, nearest_view, page, strips_view
-from protolab.wall import wall_view
+from protolab.gallery import PERCEPTUAL, Album, NearestGallery, Reel, Thumbs, heat_image, heat_layer, nearest_view, page, strips_view, table_html
+from protolab.wall import WallGallery, wall_view
 from protolab.why import LooksLikeGallery, looks_like_view
 
 LONG = ["Great Crested Flycatcher of the Northern Woods", "Salt & <Pepper>", 'the "quoted" one', "Käuzchen", "n02123045_tabby_cat_with_underscores_and_no_space", "鸟"]
@@ -30,6 +30,11 @@ def make_album(P=12, H=96, width=96):
 def rows_of(album, k=10): return [[patch(j, (j + n) % 20, (j + n) % 6, EDGES[n % 6]) for n in range(k)] for j in range(len(album.patches))]
 
 
+def own_rows(album, shift, k=10):
+    def row(p): return [patch(p.prototype, (p.image + n + 1) % 20, p.label, EDGES[(n + shift) % 6]) for n in range(k)]
+    return [row(p) for p in album.patches]
+
+
 def evidence(j, weight=1.0, shape=(96, 96)):
     map = torch.rand(shape, generator=torch.Generator().manual_seed(j))
     return Evidence(prototype=j, of=j % 6, target=0, similarity=3.0, weight=weight, cell=(0, 0), box=EDGES[j % 6], map=map)
@@ -42,14 +47,16 @@ def galleries():
     album = make_album()
     near = {"train": (rows_of(album), album.thumbs), "test": (rows_of(album)[::-1], album.thumbs)}
     yield NearestGallery(album, near)
+    yield NearestGallery(album, near, own={name: own_rows(album, shift) for shift, name in enumerate(near)})
+    yield WallGallery(album, {"weight": range(12), "uses": [n % 5 for n in range(12)]}, lambda j: evidence(j).map, per=5)
     yield ActivationGallery(album, album.thumbs.x[3], [evidence(j) for j in range(5)])
     yield LooksLikeGallery(album, album.thumbs.x[3], told(), truth=1)
 
 
-KINDS = ("nearest", "activation", "looks like")
+KINDS = ("nearest", "nearest with own class", "wall", "activation", "looks like")
 
 
-@pytest.fixture(params=range(3), ids=KINDS)
+@pytest.fixture(params=range(5), ids=KINDS)
 def gallery(request):
     made = list(galleries())
     yield made[request.param]
@@ -126,6 +133,69 @@ def best(f, times=7):
         f()
         spent.append(time.perf_counter() - start)
     return min(spent)
+
+
+def test_own_class_is_searched_and_not_filtered():
+    album = make_album()
+    near = {"train": (rows_of(album), album.thumbs)}
+    gallery = NearestGallery(album, near, k=3, own={"train": own_rows(album, 0)})
+    gallery.prototype.value = 5
+    assert "of the 3 nearest patches are of its class" in gallery.screen.value
+    gallery.own.value = True
+    assert "the 3 nearest patches in images of its own class" in gallery.screen.value
+    assert gallery.screen.value.count("<img") == 2 + 3 and 'class="pl-other"' not in gallery.screen.value
+    assert [heading for heading, _ in gallery.sections()] == ["Nearest in train", "Nearest in their own class in train"]
+    gallery.close()
+
+
+def test_the_source_is_marked_once_and_only_among_its_own_images():
+    album = make_album()
+    rows = [[p, *row[1:]] for p, row in zip(album.patches, rows_of(album))]
+    for thumbs, marks in ((album.thumbs, 1), (Thumbs(album.thumbs.x.clone()), 0)):
+        assert nearest_view(album, 3, rows[3], thumbs).count("its source</small>") == marks
+
+
+# -- colours, tables, reels ---------------------------------------------------------------------------------------------------
+
+def lightness(colours):
+    "CIE L* of each of 256 steps of a colour map"
+    srgb = torch.tensor([heat_image(torch.linspace(0, 1, 256)[None], colours).getpixel((n, 0)) for n in range(256)]) / 255
+    linear = torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    Y = (linear.double() @ torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.double)).clamp(min=1e-9)
+    return torch.where(Y > 216 / 24389, 116 * Y ** (1 / 3) - 16, Y * 24389 / 27)
+
+
+def test_perceptual_maps_grow_lighter_and_jet_does_not():
+    for colours in PERCEPTUAL: assert lightness(colours).diff().min() > -0.5
+    assert lightness("jet").diff().min() < -0.5 and lightness("jet")[-1] < lightness("jet").max() / 2
+    assert heat_layer(torch.eye(4), "a map", 0.5, "jet") != heat_layer(torch.eye(4), "a map", 0.5) == heat_layer(torch.eye(4), "a map", 0.5, "magma")
+
+
+def test_a_heat_image_is_matplotlibs(seed=3):
+    import matplotlib
+    map = torch.rand(9, 7, generator=torch.Generator().manual_seed(seed))
+    level = ((map - map.min()) / (map.max() - map.min())).numpy()
+    wanted = (255 * matplotlib.colormaps["viridis"](level)[..., :3]).astype(int)
+    got = heat_image(map, "viridis")
+    assert max(abs(a - b) for y in range(9) for x in range(7) for a, b in zip(got.getpixel((x, y)), wanted[y, x])) <= 2
+
+
+def test_a_table_cannot_be_broken_out_of():
+    assert table_html([("<b>", "1", "&")], ("a", "b", "c>")) == "<table><tr><th>a</th><th>b</th><th>c&gt;</th></tr><tr><th>&lt;b&gt;</th><td>1</td><td>&amp;</td></tr></table>"
+
+
+def test_a_reel_is_joined_in_the_browser_and_leaves_nothing_behind():
+    before, sheet = living(), b"a JPEG file"
+    reel = Reel(["before", "after"], ["<p>one</p>", "<p>two</p>"], sheet, "Two steps")
+    state = reel.link.get_state()
+    assert state["_model_name"] == "LinkModel" and [child.value for child in reel.stack.children] == ["<p>one</p>", "<p>two</p>"]      # both ways, by scripts alone
+    assert (reel.link.source, reel.link.target) == ((reel.slider, "index"), (reel.stack, "selected_index"))
+    assert reel.slider.index == reel.stack.selected_index == 0 and reel._repr_mimebundle_()["text/plain"] == "Two steps"
+    reel.close()
+    assert living() == before
+    for names in (["one"], ["same", "same"], ["a", "b", "c"]):
+        with pytest.raises(ValueError, match="each a name of its own"): Reel(names, ["x"] * min(2, len(names)), sheet, "t")
+    assert living() == before
 
 
 def test_hundred_thumbnails_change_fast():
