@@ -10,7 +10,6 @@ from PIL import Image
 
 from protolab.core import Evidence, Patch
 from protolab.explain import Explanation
-from protolab.explore import ActivationGallery, activation_view
 from protolab.gallery import Album, NearestGallery, Thumbs, nearest_view, page, strips_view
 from protolab.wall import wall_view
 from protolab.why import LooksLikeGallery, looks_like_view
@@ -42,14 +41,13 @@ def galleries():
     album = make_album()
     near = {"train": (rows_of(album), album.thumbs), "test": (rows_of(album)[::-1], album.thumbs)}
     yield NearestGallery(album, near)
-    yield ActivationGallery(album, album.thumbs.x[3], [evidence(j) for j in range(5)])
     yield LooksLikeGallery(album, album.thumbs.x[3], told(), truth=1)
 
 
-KINDS = ("nearest", "activation", "looks like")
+KINDS = ("nearest", "looks like")
 
 
-@pytest.fixture(params=range(3), ids=KINDS)
+@pytest.fixture(params=range(2), ids=KINDS)
 def gallery(request):
     made = list(galleries())
     yield made[request.param]
@@ -165,7 +163,7 @@ def whole_page(tmp_path_factory):
     album, one = make_album(), Thumbs(make_album().thumbs.x[3:4])
     rows = rows_of(album)
     sections = [("This looks like that", looks_like_view(album, told()[0], one, 1)), ("Wall", wall_view(album)), ("Strips", strips_view(album, rows, album.thumbs)),
-                ("Nearest", nearest_view(album, 2, rows[2], album.thumbs)), ("Map", activation_view(album, evidence(4), one))]
+                ("Nearest", nearest_view(album, 2, rows[2], album.thumbs))]
     path = tmp_path_factory.mktemp("page")/"page.html"
     path.write_text(page("A page & its <title>", sections, "Words."), encoding="utf-8")
     return path
