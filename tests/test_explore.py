@@ -313,6 +313,13 @@ def test_marks_come_and_go_in_the_still_picture():
     assert ring.getpixel((2 * 24 + 1, 2 * 48 + 1 - 7)) == (255, 255, 255) and ring.getpixel((100, 20)) == (90, 90, 90)
 
 
+def test_what_rises_is_as_dark_as_what_does_not_change():
+    album, lens = an_album(), a_lens(0)
+    flat = lens._replace(drop=lens.drop.clamp(min=0))
+    assert lens.drop.min() < 0 and not torch.equal(lens.drop, flat.drop)
+    for show in (activation_view, activation_sheet): assert show(album, lens, album.thumbs) == show(album, flat, album.thumbs)
+
+
 def test_captions_by_hand():
     parts = torch.full((96, 96), list(PART_COLOURS).index("wing"), dtype=torch.uint8)
     parts[48, 24] = list(PART_COLOURS).index("beak")
