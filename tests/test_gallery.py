@@ -10,7 +10,6 @@ from PIL import Image
 
 from protolab.core import Evidence, Patch
 from protolab.explain import Explanation
-from protolab.explore import ActivationGallery, activation_view
 from protolab.gallery import PERCEPTUAL, Album, NearestGallery, Reel, Thumbs, heat_image, heat_layer, nearest_view, page, strips_view, table_html
 from protolab.wall import WallGallery, wall_view
 from protolab.why import LooksLikeGallery, looks_like_view
@@ -49,14 +48,13 @@ def galleries():
     yield NearestGallery(album, near)
     yield NearestGallery(album, near, own={name: own_rows(album, shift) for shift, name in enumerate(near)})
     yield WallGallery(album, {"weight": range(12), "uses": [n % 5 for n in range(12)]}, lambda j: evidence(j).map, per=5)
-    yield ActivationGallery(album, album.thumbs.x[3], [evidence(j) for j in range(5)])
     yield LooksLikeGallery(album, album.thumbs.x[3], told(), truth=1)
 
 
-KINDS = ("nearest", "nearest with own class", "wall", "activation", "looks like")
+KINDS = ("nearest", "nearest with own class", "wall", "looks like")
 
 
-@pytest.fixture(params=range(5), ids=KINDS)
+@pytest.fixture(params=range(4), ids=KINDS)
 def gallery(request):
     made = list(galleries())
     yield made[request.param]
@@ -235,7 +233,7 @@ def whole_page(tmp_path_factory):
     album, one = make_album(), Thumbs(make_album().thumbs.x[3:4])
     rows = rows_of(album)
     sections = [("This looks like that", looks_like_view(album, told()[0], one, 1)), ("Wall", wall_view(album)), ("Strips", strips_view(album, rows, album.thumbs)),
-                ("Nearest", nearest_view(album, 2, rows[2], album.thumbs)), ("Map", activation_view(album, evidence(4), one))]
+                ("Nearest", nearest_view(album, 2, rows[2], album.thumbs))]
     path = tmp_path_factory.mktemp("page")/"page.html"
     path.write_text(page("A page & its <title>", sections, "Words."), encoding="utf-8")
     return path
