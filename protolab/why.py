@@ -25,9 +25,9 @@ from torch import Tensor
 from .backbone import geometry
 from .core import Evidence
 from .explain import Explanation, ask, contributions, evidence_of, ranked
-from .gallery import (STYLE, Album, Gallery, Thumbs, Tile, class_html, contact_sheet, crop_html, data_uri, framed, jpeg, picture_html, signed,
+from .gallery import (STYLE, Album, Gallery, Thumbs, Tile, class_html, contact_sheet, crop_html, data_uri, jpeg, picture_html, signed,
                               source_tiles, stepper, surroundings, tile, typeface, worth, written)
-from .show import PART_COLOURS, as_picture
+from .show import PART_COLOURS
 
 # %% ../nbs/16_why.ipynb #16_why-015
 def running_sums(
@@ -253,6 +253,7 @@ def bar_image(
     draw.rectangle((0, 0, size[0] - 1, size[1] - 1), outline=colour)
     return image
 
+# %% ../nbs/16_why.ipynb #16_why-056
 def fall_tile(
     start:float, # the sum before this term
     end:float, # and after
@@ -270,7 +271,7 @@ def fall_tile(
     image.paste(bar_image((max(abs(e - s), 3), 18), way or ("plus" if e >= s else "minus")), (min(s, e), middle - 9))
     return Tile(image)
 
-# %% ../nbs/16_why.ipynb #16_why-057
+# %% ../nbs/16_why.ipynb #16_why-058
 def legend_tile(
     names:list, # of parts
     size:tuple=(112, 132), # (width, height) in pixels
@@ -295,7 +296,7 @@ def case_tiles(
     if parts is not None: row += [Tile(part_picture(thumbs, parts, side)), legend_tile(parts_in(parts))]
     return [*row, written(lines, (330, side))]
 
-# %% ../nbs/16_why.ipynb #16_why-059
+# %% ../nbs/16_why.ipynb #16_why-060
 def said(
     album:Album, # the prototypes
     e:Evidence, # one term
@@ -312,6 +313,7 @@ def summed(
     gap = rounding(told)
     return signed(told.logit) + (f" (with {signed(gap)} of rounding)" if gap else "")
 
+# %% ../nbs/16_why.ipynb #16_why-061
 def fall_rows(
     album:Album, # the prototypes
     told:Explanation, # one logit, or a difference of two
@@ -327,7 +329,7 @@ def fall_rows(
     if others: rows.append(plain(f"{others} other prototype{'s' * (others > 1)}", signed(told.rest), fall_tile(*chain[-1], span, (230, 34))))
     return [*rows, plain(f"Sum: the {end}", summed(told), fall_tile(0, told.logit, span, (230, 34), "total"))]
 
-# %% ../nbs/16_why.ipynb #16_why-061
+# %% ../nbs/16_why.ipynb #16_why-063
 def looks_like_sheet(
     album:Album, # the prototypes
     told:Explanation, # one logit
@@ -340,7 +342,7 @@ def looks_like_sheet(
     known = () if truth is None else (f"it is a {album.classes[truth]}" + (" ✓" if truth == told.target else " ✗"),)
     return contact_sheet([case_tiles(thumbs, box, (f"logit {signed(told.logit)}", *known), parts), *fall_rows(album, told, thumbs, parts)], f"Why {name}?")
 
-# %% ../nbs/16_why.ipynb #16_why-067
+# %% ../nbs/16_why.ipynb #16_why-069
 def told_together(
     model, # a ProtoPNet
     x:Tensor, # (3,H,W) or (1,3,H,W): one image, normalised
@@ -360,7 +362,7 @@ def told_together(
         return Explanation(t, out.logits[0, t].item(), rows, own[others].sum().item())
     return [one(t, own) for t, own in zip(targets, terms)]
 
-# %% ../nbs/16_why.ipynb #16_why-070
+# %% ../nbs/16_why.ipynb #16_why-072
 def told_apart(
     mine:Explanation, # of one class
     theirs:Explanation, # of another, for the same image
@@ -375,7 +377,7 @@ def told_apart(
     mine_alone, theirs_alone = (sum(end - start for start, end in running_sums(t)) - sum(p[n].contribution for p in both) for n, t in enumerate((mine, theirs)))
     return Explanation(mine.target, mine.logit - theirs.logit, rows, mine_alone - theirs_alone)
 
-# %% ../nbs/16_why.ipynb #16_why-075
+# %% ../nbs/16_why.ipynb #16_why-077
 def both_html(
     album:Album, # the prototypes
     mine:Explanation, # of one class
@@ -388,6 +390,7 @@ def both_html(
     def column(t): return f"<section><h4>{escape(album.classes[t.target])}: logit {signed(t.logit)}</h4>{waterfall_html(album, t, thumbs, span, parts, whole=False)}</section>"
     return f'<div class="pl-versus pl-small">{column(mine)}{column(theirs)}</div>'
 
+# %% ../nbs/16_why.ipynb #16_why-078
 def decided_html(
     album:Album, # the prototypes
     mine:Explanation, # of one class
@@ -404,7 +407,7 @@ def decided_html(
     chain = waterfall_html(album, apart, thumbs, common_span(apart), parts, f"lead over {b}", more=more)
     return f'<section class="pl-decided"><h4>What decided: the difference, prototype by prototype</h4>{hint}{chain.replace("× weight =", "× difference of weights =")}</section>'
 
-# %% ../nbs/16_why.ipynb #16_why-077
+# %% ../nbs/16_why.ipynb #16_why-080
 def why_not_view(
     album:Album, # the prototypes
     mine:Explanation, # of one class
@@ -422,7 +425,7 @@ def why_not_view(
     return (f'<div class="pl"><div class="pl-why">{case_html(thumbs, box, f"Why {a} and not {b}?", lines, parts)}'
             f"{both_html(album, shortened(mine, k), shortened(theirs, k), thumbs, parts)}{decided_html(album, mine, theirs, thumbs, parts, k)}</div></div>")
 
-# %% ../nbs/16_why.ipynb #16_why-079
+# %% ../nbs/16_why.ipynb #16_why-082
 def stacked(
     lines:tuple, # short texts
     fall:Tile, # the bar below them
@@ -434,6 +437,7 @@ def stacked(
     image.paste(fall.image, (0, top))
     return Tile(image)
 
+# %% ../nbs/16_why.ipynb #16_why-083
 def side_rows(
     album:Album, # the prototypes
     told:Explanation, # one logit
@@ -444,13 +448,14 @@ def side_rows(
     "One column of the contrast: words above their bar"
     *steps, last = running_sums(told)
     others, rows = len(album.patches) - len(told.rows), []
+    def bar(lines, step, way=""): return stacked(lines, fall_tile(*step, span, (236, 24), way))
     for e, step in zip(told.rows, steps):
         pictures = [Tile(tile(thumbs, 0, e.box, surroundings(e.box, thumbs.size), 76)), source_tiles(album, e.prototype, 76)[0]._replace(lines=())]
-        rows.append([*pictures, stacked(said(album, e, parts), fall_tile(*step, span, (236, 24)))])
-    rows.append([stacked((f"{others} other prototypes: {signed(told.rest)}",), fall_tile(*last, span, (408, 24)))])
-    return [*rows, [stacked((f"Sum: the logit {summed(told)}",), fall_tile(0, told.logit, span, (408, 24), "total"))]]
+        rows.append([*pictures, bar(said(album, e, parts), step)])
+    if others: rows.append([written((f"{others} other prototype{'s' * (others > 1)}",), (162, 44)), bar((signed(told.rest),), last)])
+    return [*rows, [written(("Sum: the logit",), (162, 44)), bar((summed(told),), (0, told.logit), "total")]]
 
-# %% ../nbs/16_why.ipynb #16_why-081
+# %% ../nbs/16_why.ipynb #16_why-085
 def why_not_sheet(
     album:Album, # the prototypes
     mine:Explanation, # of one class
@@ -470,7 +475,7 @@ def why_not_sheet(
     decided = [[written(("What decided: the difference, prototype by prototype",), (408, 34))], *fall_rows(album, shortened(apart, k), thumbs, parts, f"lead over {b}")]
     return contact_sheet([case_tiles(thumbs, box, lines, parts), *pairs, *decided], f"Why {a} and not {b}?")
 
-# %% ../nbs/16_why.ipynb #16_why-084
+# %% ../nbs/16_why.ipynb #16_why-088
 class LooksLikeGallery(Gallery):
     "This looks like that for one image: why this class, and not that one"
     title, style = "This looks like that", STYLE + WHY_STYLE
@@ -495,7 +500,7 @@ class LooksLikeGallery(Gallery):
     def _rivals(self): return [t for n, t in enumerate(self.told) if n != self.target.value]
     def _choices(self): return [("no other", 0), *((self._name(t), n) for n, t in enumerate(self._rivals(), 1))]
 
-# %% ../nbs/16_why.ipynb #16_why-085
+# %% ../nbs/16_why.ipynb #16_why-089
 @patch
 def _rename(self:LooksLikeGallery, change):
     kept = self.other.index
@@ -510,6 +515,7 @@ def _alone(self:LooksLikeGallery, t):
 def _against(self:LooksLikeGallery, a, b):
     return (why_not_view, why_not_sheet), self.album, a, b, self.thumbs, self.truth, self.parts, self.k.value
 
+# %% ../nbs/16_why.ipynb #16_why-090
 @patch
 def shown(self:LooksLikeGallery):
     "A view and its sheet, and what both take"
