@@ -9,11 +9,9 @@ import torch
 from PIL import Image
 
 from protolab.core import Evidence, Patch
-from protolab.explain import Explanation
 from protolab.explore import ActivationGallery, activation_view
 from protolab.gallery import Album, NearestGallery, Thumbs, nearest_view, page, strips_view
 from protolab.wall import wall_view
-from protolab.why import LooksLikeGallery, looks_like_view
 
 LONG = ["Great Crested Flycatcher of the Northern Woods", "Salt & <Pepper>", 'the "quoted" one', "Käuzchen", "n02123045_tabby_cat_with_underscores_and_no_space", "鸟"]
 EDGES = [(0, 0, 8, 8), (88, 88, 96, 96), (0, 80, 16, 96), (40, 40, 41, 41), (0, 0, 96, 96), (30, 10, 60, 90)]
@@ -35,21 +33,17 @@ def evidence(j, weight=1.0, shape=(96, 96)):
     return Evidence(prototype=j, of=j % 6, target=0, similarity=3.0, weight=weight, cell=(0, 0), box=EDGES[j % 6], map=map)
 
 
-def told(): return [Explanation(t, 4.0, [evidence(0), evidence(1, -0.5), evidence(2, 0.0)], 4.0 - 1.5) for t in (0, 1)]
-
-
 def galleries():
     album = make_album()
     near = {"train": (rows_of(album), album.thumbs), "test": (rows_of(album)[::-1], album.thumbs)}
     yield NearestGallery(album, near)
     yield ActivationGallery(album, album.thumbs.x[3], [evidence(j) for j in range(5)])
-    yield LooksLikeGallery(album, album.thumbs.x[3], told(), truth=1)
 
 
-KINDS = ("nearest", "activation", "looks like")
+KINDS = ("nearest", "activation")
 
 
-@pytest.fixture(params=range(3), ids=KINDS)
+@pytest.fixture(params=range(2), ids=KINDS)
 def gallery(request):
     made = list(galleries())
     yield made[request.param]
@@ -164,7 +158,7 @@ def test_images_of_any_shape(size):
 def whole_page(tmp_path_factory):
     album, one = make_album(), Thumbs(make_album().thumbs.x[3:4])
     rows = rows_of(album)
-    sections = [("This looks like that", looks_like_view(album, told()[0], one, 1)), ("Wall", wall_view(album)), ("Strips", strips_view(album, rows, album.thumbs)),
+    sections = [("Wall", wall_view(album)), ("Strips", strips_view(album, rows, album.thumbs)),
                 ("Nearest", nearest_view(album, 2, rows[2], album.thumbs)), ("Map", activation_view(album, evidence(4), one))]
     path = tmp_path_factory.mktemp("page")/"page.html"
     path.write_text(page("A page & its <title>", sections, "Words."), encoding="utf-8")
