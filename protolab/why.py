@@ -29,7 +29,7 @@ from .gallery import (STYLE, Album, Gallery, Thumbs, Tile, class_html, contact_s
                               source_tiles, stepper, surroundings, tile, typeface, worth, written)
 from .show import PART_COLOURS
 
-# %% ../nbs/16_why.ipynb #16_why-015
+# %% ../nbs/16_why.ipynb #16_why-016
 def running_sums(
     told:Explanation, # one logit
 )->list: # of (start, end): one a row, then one for all other prototypes; the last end is the logit
@@ -42,7 +42,7 @@ def running_sums(
         raise ValueError(f"the rows and the rest sum to {at:.4f}, the logit is {told.logit:.4f}: the story is not whole, make it with explain.explanations")
     return chain
 
-# %% ../nbs/16_why.ipynb #16_why-020
+# %% ../nbs/16_why.ipynb #16_why-021
 def shortened(
     told:Explanation, # one logit
     k:int, # rows to keep
@@ -52,7 +52,7 @@ def shortened(
     kept = sorted(sorted(range(len(size)), key=size.__getitem__)[:k])
     return told._replace(rows=[told.rows[n] for n in kept], rest=told.rest + sum(e.contribution for n, e in enumerate(told.rows) if n not in kept))
 
-# %% ../nbs/16_why.ipynb #16_why-023
+# %% ../nbs/16_why.ipynb #16_why-024
 def common_span(
     *told:Explanation, # all that share the scale
 )->tuple: # (low, high)
@@ -60,7 +60,7 @@ def common_span(
     ends = [end for one in told for _, end in running_sums(one)]
     return min(0.0, *ends), max(0.0, *ends)
 
-# %% ../nbs/16_why.ipynb #16_why-026
+# %% ../nbs/16_why.ipynb #16_why-027
 def rounding(
     told:Explanation, # one logit
 )->Decimal: # what is missing between the numbers as they are printed and the logit as it is printed
@@ -68,7 +68,7 @@ def rounding(
     terms = [*(e.contribution for e in told.rows), told.rest]
     return Decimal(f"{told.logit:.2f}") - sum(Decimal(f"{v:.2f}") for v in terms)
 
-# %% ../nbs/16_why.ipynb #16_why-029
+# %% ../nbs/16_why.ipynb #16_why-030
 def fall_html(
     start:float, # the sum before this term
     end:float, # and after
@@ -81,7 +81,7 @@ def fall_html(
     words = f"The sum {word} from {signed(start)} to {signed(end)}"
     return f'<div class="pl-fall {way} {kind}" role="img" aria-label="{words}" style="--s:{s:.2f}%;--e:{e:.2f}%;--z:{z:.2f}%"><i></i><b></b></div>'
 
-# %% ../nbs/16_why.ipynb #16_why-032
+# %% ../nbs/16_why.ipynb #16_why-033
 def part_under(
     parts:Tensor, # (H,W) uint8, positions in show.PART_COLOURS
     e:Evidence, # one term, with a map of the same size
@@ -99,7 +99,7 @@ def part_shares(
     found = sorted(((n, v) for n, v in zip(PART_COLOURS, (counts / counts.sum()).tolist()) if v), key=lambda one: -one[1])
     return dict(found)
 
-# %% ../nbs/16_why.ipynb #16_why-035
+# %% ../nbs/16_why.ipynb #16_why-036
 def part_picture(
     thumbs:Thumbs, # the image
     parts:Tensor, # (H,W) uint8, positions in show.PART_COLOURS
@@ -119,7 +119,7 @@ def parts_in(
     "The parts that occur in a map"
     return [list(PART_COLOURS)[n] for n in parts.unique().tolist()]
 
-# %% ../nbs/16_why.ipynb #16_why-038
+# %% ../nbs/16_why.ipynb #16_why-039
 def part_tag(
     part:str, # a name in show.PART_COLOURS
 )->str: # HTML
@@ -135,7 +135,7 @@ def part_html(
     shares = ", ".join(f"{name}&nbsp;{share:.0%}" for name, share in list(part_shares(parts, e.box).items())[:2])
     return f'<p class="pl-part">True part: {part_tag(part_under(parts, e))}<small>in the box: {shares}</small></p>'
 
-# %% ../nbs/16_why.ipynb #16_why-041
+# %% ../nbs/16_why.ipynb #16_why-042
 def term_html(
     album:Album, # the prototypes
     e:Evidence, # one term
@@ -159,7 +159,7 @@ def plain_html(
     "One row without pictures"
     return f'<div class="pl-term pl-plain"><span class="pl-label">{label}</span><div class="pl-say"><strong>{value}</strong></div>{fall}</div>'
 
-# %% ../nbs/16_why.ipynb #16_why-044
+# %% ../nbs/16_why.ipynb #16_why-045
 LOOKS_HEAD = ('<div class="pl-term pl-names"><span>this part of the image</span><span>looks like that prototype</span><span>of this training image</span>'
               "<span>similarity × weight = contribution</span><span>the sum so far, from 0 to the {end}</span></div>")
 
@@ -182,7 +182,7 @@ def waterfall_html(
     rows.append(plain_html(f"Sum: the {end}{note}", signed(told.logit), fall_html(0, told.logit, span, "pl-total")))
     return (LOOKS_HEAD.replace("{end}", end) if whole else "") + "".join(rows)
 
-# %% ../nbs/16_why.ipynb #16_why-047
+# %% ../nbs/16_why.ipynb #16_why-048
 def case_html(
     thumbs:Thumbs, # the image
     box:tuple, # (top, left, bottom, right) to frame in it
@@ -206,7 +206,7 @@ def known_html(
     "Is it that class?"
     return "" if truth is None else f"<p>It is a {class_html(truth, classes)} {'✓' if truth == told.target else '✗'}</p>"
 
-# %% ../nbs/16_why.ipynb #16_why-049
+# %% ../nbs/16_why.ipynb #16_why-050
 def looks_like_view(
     album:Album, # the prototypes
     told:Explanation, # one logit
@@ -220,7 +220,7 @@ def looks_like_view(
     case = case_html(thumbs, box, f"Why {escape(album.classes[told.target])}?", lines, parts)
     return f'<div class="pl"><div class="pl-why">{case}<div>{waterfall_html(album, told, thumbs, common_span(told), parts)}</div></div></div>'
 
-# %% ../nbs/16_why.ipynb #16_why-052
+# %% ../nbs/16_why.ipynb #16_why-053
 WHY_STYLE = """
 .pl-why{display:grid;gap:20px 32px}.pl .pl-case{display:grid;grid-template-columns:auto auto minmax(0,1fr);grid-template-areas:"image map lead" "image map legend";grid-template-rows:auto 1fr;gap:8px 16px;--side:150px;margin:0 0 6px}
 .pl-lead{grid-area:lead}.pl-case>span:nth-of-type(1){grid-area:image}.pl-case>span:nth-of-type(2){grid-area:map}.pl-legend{grid-area:legend;display:flex;flex-wrap:wrap;gap:3px 14px;align-content:start;font-size:13px;color:var(--quiet)}
@@ -240,7 +240,7 @@ WHY_STYLE = """
 .pl .pl-case{grid-template-columns:1fr 1fr;grid-template-areas:"lead lead" "image map" "legend legend";--side:min(100%,200px)}}
 """
 
-# %% ../nbs/16_why.ipynb #16_why-055
+# %% ../nbs/16_why.ipynb #16_why-056
 def bar_image(
     size:tuple, # (width, height) in pixels
     way:str, # plus, minus or total
@@ -253,7 +253,7 @@ def bar_image(
     draw.rectangle((0, 0, size[0] - 1, size[1] - 1), outline=colour)
     return image
 
-# %% ../nbs/16_why.ipynb #16_why-056
+# %% ../nbs/16_why.ipynb #16_why-057
 def fall_tile(
     start:float, # the sum before this term
     end:float, # and after
@@ -271,7 +271,7 @@ def fall_tile(
     image.paste(bar_image((max(abs(e - s), 3), 18), way or ("plus" if e >= s else "minus")), (min(s, e), middle - 9))
     return Tile(image)
 
-# %% ../nbs/16_why.ipynb #16_why-058
+# %% ../nbs/16_why.ipynb #16_why-059
 def legend_tile(
     names:list, # of parts
     size:tuple=(112, 132), # (width, height) in pixels
@@ -296,7 +296,7 @@ def case_tiles(
     if parts is not None: row += [Tile(part_picture(thumbs, parts, side)), legend_tile(parts_in(parts))]
     return [*row, written(lines, (330, side))]
 
-# %% ../nbs/16_why.ipynb #16_why-060
+# %% ../nbs/16_why.ipynb #16_why-061
 def said(
     album:Album, # the prototypes
     e:Evidence, # one term
@@ -313,7 +313,7 @@ def summed(
     gap = rounding(told)
     return signed(told.logit) + (f" (with {signed(gap)} of rounding)" if gap else "")
 
-# %% ../nbs/16_why.ipynb #16_why-061
+# %% ../nbs/16_why.ipynb #16_why-062
 def fall_rows(
     album:Album, # the prototypes
     told:Explanation, # one logit, or a difference of two
@@ -329,7 +329,7 @@ def fall_rows(
     if others: rows.append(plain(f"{others} other prototype{'s' * (others > 1)}", signed(told.rest), fall_tile(*chain[-1], span, (230, 34))))
     return [*rows, plain(f"Sum: the {end}", summed(told), fall_tile(0, told.logit, span, (230, 34), "total"))]
 
-# %% ../nbs/16_why.ipynb #16_why-063
+# %% ../nbs/16_why.ipynb #16_why-064
 def looks_like_sheet(
     album:Album, # the prototypes
     told:Explanation, # one logit
@@ -342,7 +342,7 @@ def looks_like_sheet(
     known = () if truth is None else (f"it is a {album.classes[truth]}" + (" ✓" if truth == told.target else " ✗"),)
     return contact_sheet([case_tiles(thumbs, box, (f"logit {signed(told.logit)}", *known), parts), *fall_rows(album, told, thumbs, parts)], f"Why {name}?")
 
-# %% ../nbs/16_why.ipynb #16_why-069
+# %% ../nbs/16_why.ipynb #16_why-070
 def told_together(
     model, # a ProtoPNet
     x:Tensor, # (3,H,W) or (1,3,H,W): one image, normalised
@@ -362,7 +362,7 @@ def told_together(
         return Explanation(t, out.logits[0, t].item(), rows, own[others].sum().item())
     return [one(t, own) for t, own in zip(targets, terms)]
 
-# %% ../nbs/16_why.ipynb #16_why-072
+# %% ../nbs/16_why.ipynb #16_why-073
 def told_apart(
     mine:Explanation, # of one class
     theirs:Explanation, # of another, for the same image
@@ -377,7 +377,7 @@ def told_apart(
     mine_alone, theirs_alone = (sum(end - start for start, end in running_sums(t)) - sum(p[n].contribution for p in both) for n, t in enumerate((mine, theirs)))
     return Explanation(mine.target, mine.logit - theirs.logit, rows, mine_alone - theirs_alone)
 
-# %% ../nbs/16_why.ipynb #16_why-077
+# %% ../nbs/16_why.ipynb #16_why-078
 def both_html(
     album:Album, # the prototypes
     mine:Explanation, # of one class
@@ -390,7 +390,7 @@ def both_html(
     def column(t): return f"<section><h4>{escape(album.classes[t.target])}: logit {signed(t.logit)}</h4>{waterfall_html(album, t, thumbs, span, parts, whole=False)}</section>"
     return f'<div class="pl-versus pl-small">{column(mine)}{column(theirs)}</div>'
 
-# %% ../nbs/16_why.ipynb #16_why-078
+# %% ../nbs/16_why.ipynb #16_why-079
 def decided_html(
     album:Album, # the prototypes
     mine:Explanation, # of one class
@@ -407,7 +407,7 @@ def decided_html(
     chain = waterfall_html(album, apart, thumbs, common_span(apart), parts, f"lead over {b}", more=more)
     return f'<section class="pl-decided"><h4>What decided: the difference, prototype by prototype</h4>{hint}{chain.replace("× weight =", "× difference of weights =")}</section>'
 
-# %% ../nbs/16_why.ipynb #16_why-080
+# %% ../nbs/16_why.ipynb #16_why-081
 def why_not_view(
     album:Album, # the prototypes
     mine:Explanation, # of one class
@@ -425,7 +425,7 @@ def why_not_view(
     return (f'<div class="pl"><div class="pl-why">{case_html(thumbs, box, f"Why {a} and not {b}?", lines, parts)}'
             f"{both_html(album, shortened(mine, k), shortened(theirs, k), thumbs, parts)}{decided_html(album, mine, theirs, thumbs, parts, k)}</div></div>")
 
-# %% ../nbs/16_why.ipynb #16_why-082
+# %% ../nbs/16_why.ipynb #16_why-083
 def stacked(
     lines:tuple, # short texts
     fall:Tile, # the bar below them
@@ -437,7 +437,7 @@ def stacked(
     image.paste(fall.image, (0, top))
     return Tile(image)
 
-# %% ../nbs/16_why.ipynb #16_why-083
+# %% ../nbs/16_why.ipynb #16_why-084
 def side_rows(
     album:Album, # the prototypes
     told:Explanation, # one logit
@@ -455,7 +455,7 @@ def side_rows(
     if others: rows.append([written((f"{others} other prototype{'s' * (others > 1)}",), (162, 44)), bar((signed(told.rest),), last)])
     return [*rows, [written(("Sum: the logit",), (162, 44)), bar((summed(told),), (0, told.logit), "total")]]
 
-# %% ../nbs/16_why.ipynb #16_why-085
+# %% ../nbs/16_why.ipynb #16_why-086
 def why_not_sheet(
     album:Album, # the prototypes
     mine:Explanation, # of one class
@@ -475,7 +475,7 @@ def why_not_sheet(
     decided = [[written(("What decided: the difference, prototype by prototype",), (408, 34))], *fall_rows(album, shortened(apart, k), thumbs, parts, f"lead over {b}")]
     return contact_sheet([case_tiles(thumbs, box, lines, parts), *pairs, *decided], f"Why {a} and not {b}?")
 
-# %% ../nbs/16_why.ipynb #16_why-088
+# %% ../nbs/16_why.ipynb #16_why-089
 class LooksLikeGallery(Gallery):
     "This looks like that for one image: why this class, and not that one"
     title, style = "This looks like that", STYLE + WHY_STYLE
@@ -500,7 +500,7 @@ class LooksLikeGallery(Gallery):
     def _rivals(self): return [t for n, t in enumerate(self.told) if n != self.target.value]
     def _choices(self): return [("no other", 0), *((self._name(t), n) for n, t in enumerate(self._rivals(), 1))]
 
-# %% ../nbs/16_why.ipynb #16_why-089
+# %% ../nbs/16_why.ipynb #16_why-090
 @patch
 def _rename(self:LooksLikeGallery, change):
     kept = self.other.index
@@ -515,7 +515,7 @@ def _alone(self:LooksLikeGallery, t):
 def _against(self:LooksLikeGallery, a, b):
     return (why_not_view, why_not_sheet), self.album, a, b, self.thumbs, self.truth, self.parts, self.k.value
 
-# %% ../nbs/16_why.ipynb #16_why-090
+# %% ../nbs/16_why.ipynb #16_why-091
 @patch
 def shown(self:LooksLikeGallery):
     "A view and its sheet, and what both take"
