@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LINES', 'DASHES', 'FILM_STYLE', 'nearest_now', 'Frame', 'Film', 'write_frames', 'read_frames', 'moved_on',
-           'mean_distance', 'film_lines', 'stroke', 'curve_html', 'moment', 'fate', 'life_html', 'take_html',
-           'film_view', 'frame_name', 'highlights', 'strip_html', 'film_sheet', 'FilmGallery', 'film_reel']
+           'mean_distance', 'film_lines', 'stroke', 'curve_html', 'moment', 'fate', 'life_html', 'frame_name', 'own_of',
+           'take_html', 'film_view', 'highlights', 'strip_html', 'film_sheet', 'FilmGallery', 'film_reel']
 
 # %% ../nbs/17_film.ipynb #17_film-002
 import json
@@ -26,7 +26,7 @@ from .gallery import STYLE, Album, Gallery, Reel, Tile, class_colour, class_html
 from .project import own_patches, papers
 from .train import History, accuracy
 
-# %% ../nbs/17_film.ipynb #17_film-007
+# %% ../nbs/17_film.ipynb #17_film-008
 def nearest_now(
     model:nn.Module, # a ProtoPNet, or its view that starts after the trunk; it is only read
     loader, # re-iterable of (x, y) batches: the training images, not shuffled, not augmented
@@ -36,7 +36,7 @@ def nearest_now(
     names = list(getattr(getattr(loader, "images", None), "names", []))
     return papers(own_patches(model, loader), torch.zeros_like(model.cls), model, names, g)
 
-# %% ../nbs/17_film.ipynb #17_film-012
+# %% ../nbs/17_film.ipynb #17_film-014
 class Frame(NamedTuple):
     "One moment of a run: where the prototypes were, and how good the network was"
     number: int # rows that the history had; 0 before training
@@ -45,7 +45,7 @@ class Frame(NamedTuple):
     patches: list # P Patch: what each prototype would become, and how far it is from that
     numbers: dict # name -> accuracy or cost
 
-# %% ../nbs/17_film.ipynb #17_film-021
+# %% ../nbs/17_film.ipynb #17_film-023
 class Film(list):
     "The frames of a run, oldest first; `fit(..., each=film)` takes them"
     def __init__(self,
@@ -67,7 +67,7 @@ class Film(list):
         row, others = history[-1], ("stage", "epoch", "seconds")
         self.take(row["stage"], row["epoch"], {name: v for name, v in row.items() if name not in others}, len(history))
 
-# %% ../nbs/17_film.ipynb #17_film-022
+# %% ../nbs/17_film.ipynb #17_film-024
 @patch
 def take(self:Film,
     stage:str, # that gave the row
@@ -80,7 +80,7 @@ def take(self:Film,
     self.append(Frame(number, stage, epoch, nearest_now(self.model, self.loader, self.g), numbers))
     if self.file: write_frames(self, self.file)
 
-# %% ../nbs/17_film.ipynb #17_film-023
+# %% ../nbs/17_film.ipynb #17_film-025
 def write_frames(
     frames:list, # of Frame
     path:str|Path, # the file
@@ -97,14 +97,16 @@ def read_frames(
     rows = json.loads(Path(path).read_text(encoding="utf-8"))
     return [Frame(n, stage, epoch, [record(p) for p in patches], numbers) for n, stage, epoch, patches, numbers in rows]
 
-# %% ../nbs/17_film.ipynb #17_film-028
+# %% ../nbs/17_film.ipynb #17_film-030
 def moved_on(
     frames:list, # of Frame
     n:int, # which of them
-)->list: # P bool; none at the first
-    "Is the nearest patch of a prototype another one than in the frame before?"
-    old, new = frames[max(n - 1, 0)].patches, frames[n].patches
-    return [(a.image, a.cell) != (b.image, b.cell) for a, b in zip(old, new)]
+    j:int, # a prototype
+    since:int|None=None, # position of an earlier frame; None: the one before
+)->bool: # never at the first
+    "Is its nearest patch another one than in an earlier frame?"
+    old, new = frames[max(n - 1, 0) if since is None else since].patches[j], frames[n].patches[j]
+    return (old.image, old.cell) != (new.image, new.cell)
 
 def mean_distance(
     frame:Frame, # with P patches
@@ -112,7 +114,7 @@ def mean_distance(
     "How far the prototypes are from being patches"
     return sum(p.distance for p in frame.patches) / len(frame.patches)
 
-# %% ../nbs/17_film.ipynb #17_film-042
+# %% ../nbs/17_film.ipynb #17_film-044
 LINES = {"accuracy": "var(--ink)", "mean distance": "#1a9a8a", "loss": "#d9622b"}
 DASHES = {"accuracy": "", "mean distance": "7 4", "loss": "2 3"}
 
@@ -123,7 +125,7 @@ def film_lines(
     rows = [{**f.numbers, "mean distance": mean_distance(f)} for f in frames]
     return {name: [row.get(name) for row in rows] for name in LINES if any(name in row for row in rows)}
 
-# %% ../nbs/17_film.ipynb #17_film-044
+# %% ../nbs/17_film.ipynb #17_film-046
 def stroke(
     name:str, # of a line
     points:str, # "x,y x,y ..."
@@ -147,13 +149,13 @@ def curve_html(
     return (f'<div class="pl-plot" role="img" aria-label="{" and ".join(lines)} over {N} frames, marker at frame {n}"><b style="left:{100 * n / N:.2f}%;width:{100 / N:.2f}%"></b>'
             f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg></div><div class="pl-key">{key}</div>')
 
-# %% ../nbs/17_film.ipynb #17_film-047
+# %% ../nbs/17_film.ipynb #17_film-049
 def moment(
     frames:list, # of Frame
     n:int, # the present one
 )->str: # a sentence
     "What the prototypes are at a frame: points near patches, or patches"
-    exact, moved, P = sum(p.distance == 0 for p in frames[n].patches), sum(moved_on(frames, n)), len(frames[n].patches)
+    exact, moved, P = sum(p.distance == 0 for p in frames[n].patches), sum(moved_on(frames, n, j) for j in range(len(frames[n].patches))), len(frames[n].patches)
     if exact == P: return f"Each of the {P} prototypes is exactly its patch."
     steps = f" {moved} took another nearest patch in this step." if n else ""
     return f"{P - exact} of {P} prototypes are points near a patch." + steps
@@ -166,9 +168,9 @@ def fate(
     "What a prototype is to its nearest patch at a frame"
     if frames[n].patches[j].distance == 0: return "it is this patch"
     if n == 0: return "near this patch"
-    return "another patch than before" if moved_on(frames, n)[j] else "the same patch as before"
+    return "another patch than before" if moved_on(frames, n, j) else "the same patch as before"
 
-# %% ../nbs/17_film.ipynb #17_film-050
+# %% ../nbs/17_film.ipynb #17_film-052
 def life_html(
     frames:list, # of Frame
     n:int, # the present one
@@ -176,13 +178,31 @@ def life_html(
     top:float, # distance that is as high as the row
 )->str: # HTML
     "The distance of a prototype to its nearest patch at each frame, as bars"
-    moved = [moved_on(frames, i)[j] for i in range(len(frames))]
+    moved = [moved_on(frames, i, j) for i in range(len(frames))]
     bars = "".join(f'<span{" class=pl-here" if i == n else ""}><i style="height:{100 * min(1, f.patches[j].distance / top):.1f}%"></i><u>{"●" if moved[i] else "="  if f.patches[j].distance == 0 else ""}</u></span>'
                    for i, f in enumerate(frames))
     told = "another patch than before at the frames " + ", ".join(str(i) for i, m in enumerate(moved) if m) if any(moved) else "the same patch at all frames"
     return f'<div class="pl-life" role="img" aria-label="Prototype {j}: distance at {len(frames)} frames; {told}">{bars}</div>'
 
-# %% ../nbs/17_film.ipynb #17_film-052
+# %% ../nbs/17_film.ipynb #17_film-054
+def frame_name(
+    frames:list, # of Frame
+    n:int, # which of them
+    between:str=" ", # stage and epoch
+)->str: # such as "warm 3"; a stage of one row needs no number
+    "What a frame is called"
+    alone = sum(f.stage == frames[n].stage for f in frames) == 1
+    return frames[n].stage if alone else f"{frames[n].stage}{between}{frames[n].epoch}"
+
+# %% ../nbs/17_film.ipynb #17_film-056
+def own_of(
+    frames:list, # of Frame
+    label:int, # a class
+)->list: # prototype numbers
+    "The prototypes of a class"
+    return [p.prototype for p in frames[0].patches if p.label == label]
+
+# %% ../nbs/17_film.ipynb #17_film-058
 def take_html(
     album:Album, # the images and the classes
     frames:list, # of Frame
@@ -198,6 +218,7 @@ def take_html(
     return (f'<div class="pl-take">{pictures}<div><h3>Prototype {j}</h3><small>{escape(p.name)}</small><p>d = <strong>{p.distance:.3f}</strong></p>'
             f'<p{sure}>{words}</p></div>{life_html(frames, n, j, top)}</div>')
 
+# %% ../nbs/17_film.ipynb #17_film-060
 def film_view(
     album:Album, # the images and the classes
     frames:list, # of Frame
@@ -205,22 +226,15 @@ def film_view(
     label:int, # the class whose prototypes are shown
 )->str: # HTML
     "One moment of a run: the curves, and each prototype of a class with its nearest patch"
-    own = [p.prototype for p in frames[0].patches if p.label == label]
-    top, stages = max(f.patches[j].distance for f in frames for j in own) or 1.0, list(dict.fromkeys(f.stage for f in frames))
+    own, stages = own_of(frames, label), list(dict.fromkeys(f.stage for f in frames))
+    top = max(f.patches[j].distance for f in frames for j in own) or 1.0
     road = " → ".join(f"<strong>{escape(s)}</strong>" if s == frames[n].stage else escape(s) for s in stages)
-    head = (f'<div><h3>{escape(frame_name(frames[n]))}</h3><small>{road}</small><p>{moment(frames, n)}</p></div><div>{curve_html(frames, n)}</div>')
+    head = (f'<div><h3>{escape(frame_name(frames, n, ", epoch "))}</h3><small>{road}</small><p>{moment(frames, n)}</p></div><div>{curve_html(frames, n)}</div>')
     note = "Bars: distance to the nearest patch at each frame. ● another patch than before, = it is the patch."
     rows = "".join(take_html(album, frames, n, j, top) for j in own)
     return f'<div class="pl pl-film"><header>{head}</header><p>{class_html(label, album.classes)}</p><small>{note}</small>{rows}</div>'
 
-# %% ../nbs/17_film.ipynb #17_film-053
-def frame_name(
-    frame:Frame, # of a run
-)->str: # such as "warm, epoch 3"
-    "What a frame is called"
-    return frame.stage if frame.epoch == 0 else f"{frame.stage}, epoch {frame.epoch}"
-
-# %% ../nbs/17_film.ipynb #17_film-055
+# %% ../nbs/17_film.ipynb #17_film-062
 FILM_STYLE = """
 .pl-film header{display:grid;grid-template-columns:minmax(0,1fr);gap:12px 28px;align-items:start;margin:4px 0 18px}.pl-film header strong{color:var(--ink)}
 .pl-plot{position:relative;height:112px;border-bottom:1px solid var(--line);border-top:1px solid var(--line)}.pl-plot svg{position:absolute;inset:0;width:100%;height:100%}
@@ -235,7 +249,7 @@ FILM_STYLE = """
 @container (min-width:700px){.pl-film header{grid-template-columns:minmax(0,5fr) minmax(0,7fr)}.pl-take{grid-template-columns:96px 96px minmax(150px,200px) minmax(0,1fr);--side:96px}.pl-life{grid-column:auto;height:84px}}
 """
 
-# %% ../nbs/17_film.ipynb #17_film-057
+# %% ../nbs/17_film.ipynb #17_film-065
 def highlights(
     frames:list, # of Frame
     most:int, # how many may be shown; the ends of stages are always in
@@ -247,7 +261,7 @@ def highlights(
     room = max(0, min(most - len(kept), len(rest)))
     return sorted(kept | {rest[int((i + 0.5) * len(rest) / room)] for i in range(room)})
 
-# %% ../nbs/17_film.ipynb #17_film-059
+# %% ../nbs/17_film.ipynb #17_film-067
 def strip_html(
     album:Album, # the images and the classes
     frames:list, # of Frame
@@ -256,16 +270,16 @@ def strip_html(
 )->str: # HTML
     "A film as a strip: columns are frames, rows the prototypes of a class"
     shown, cells = highlights(frames, most), ["<div></div>"]
-    cells += [f"<div>{escape(frame_name(frames[n]))}<small>{frames[n].numbers.get('accuracy', float('nan')):.1%}</small></div>" for n in shown]
-    for j in [p.prototype for p in frames[0].patches if p.label == label]:
+    cells += [f"<div>{escape(frame_name(frames, n))}<small>{frames[n].numbers.get('accuracy', float('nan')):.1%}</small></div>" for n in shown]
+    for j in own_of(frames, label):
         cells.append(f"<div>{j}</div>")
-        for n in shown:
-            p = frames[n].patches[j]
-            picture = crop_html(album.thumbs, p.image, p.box, f"Prototype {j}, {frame_name(frames[n])}: {fate(frames, n, j)}", class_colour(p.label))
-            cells.append(f'<div>{picture}<small{" class=pl-exact" if p.distance == 0 else ""}>d = {p.distance:.3f}</small></div>')
+        for n, before in zip(shown, [0, *shown]):
+            p, dot = frames[n].patches[j], " ●" if moved_on(frames, n, j, before) else ""
+            picture = crop_html(album.thumbs, p.image, p.box, f"Prototype {j}, {frame_name(frames, n)}: {fate(frames, n, j)}", class_colour(p.label))
+            cells.append(f'<div>{picture}<small{" class=pl-exact" if p.distance == 0 else ""}>d = {p.distance:.3f}{dot}</small></div>')
     return f'<div class="pl pl-film"><div class="pl-roll" style="grid-template-columns:24px repeat({len(shown)},minmax(62px,1fr))">{"".join(cells)}</div></div>'
 
-# %% ../nbs/17_film.ipynb #17_film-061
+# %% ../nbs/17_film.ipynb #17_film-069
 def film_sheet(
     album:Album, # the images and the classes
     frames:list, # of Frame
@@ -274,17 +288,17 @@ def film_sheet(
     most:int=9, # columns, at most
 )->bytes: # a JPEG file
     "`film_view` as a still picture: the strip, with a frame round what is present"
-    def head(i): return written((frames[i].stage, f"epoch {frames[i].epoch}" if frames[i].epoch else "", f"{frames[i].numbers.get('accuracy', float('nan')):.1%}"), (84, 62))
-    def cell(i, j):
-        p = frames[i].patches[j]
-        picture = tile(album.thumbs, p.image, p.box, surroundings(p.box, album.thumbs.size), 84)
-        return Tile(picture, (f"d = {p.distance:.3f}", "●" if moved_on(frames, i)[j] else "=" if p.distance == 0 else ""), class_colour(label) if i == n else "")
+    def head(i): return written((frame_name(frames, i), f"{frames[i].numbers.get('accuracy', float('nan')):.1%}"), (78, 44))
+    def cell(i, before, j):
+        p, dot = frames[i].patches[j], " ●" if moved_on(frames, i, j, before) else ""
+        picture = tile(album.thumbs, p.image, p.box, surroundings(p.box, album.thumbs.size), 78)
+        return Tile(picture, (f"d = {p.distance:.3f}{dot}",), class_colour(label) if i == n else "")
     shown = sorted({n, *highlights(frames, most)})
-    rows = [[written((f"{j}",), (26, 84)), *(cell(i, j) for i in shown)] for j in [p.prototype for p in frames[0].patches if p.label == label]]
-    title = f"{album.classes[label]}: the nearest patch of each prototype at each step (● another one than before, = it is the patch)"
-    return contact_sheet([[written(("",), (26, 62)), *map(head, shown)], *rows], title)
+    rows = [[written((f"{j}",), (26, 78)), *(cell(i, before, j) for i, before in zip(shown, [0, *shown]))] for j in own_of(frames, label)]
+    title = f"{album.classes[label]}: the nearest patch of each prototype at each step (● another patch than in the column before)"
+    return contact_sheet([[written(("",), (26, 44)), *map(head, shown)], *rows], title)
 
-# %% ../nbs/17_film.ipynb #17_film-064
+# %% ../nbs/17_film.ipynb #17_film-072
 class FilmGallery(Gallery):
     "A slider through training: what each prototype of a class was nearest to at each moment"
     title, view, sheet, style = "Three stages", staticmethod(film_view), staticmethod(film_sheet), STYLE + FILM_STYLE
@@ -307,7 +321,7 @@ class FilmGallery(Gallery):
         curves = f'<div class="pl pl-film">{curve_html(self.frames, len(self.frames) - 1)}</div>'
         return [("The run", curves)] + [(self.album.classes[c], strip_html(self.album, self.frames, c)) for _, c in self.label.options]
 
-# %% ../nbs/17_film.ipynb #17_film-069
+# %% ../nbs/17_film.ipynb #17_film-077
 def film_reel(
     album:Album, # the images and the classes
     frames:list, # of Frame
@@ -317,5 +331,5 @@ def film_reel(
     "A film that moves where no kernel runs"
     shown = highlights(frames, most)
     views = [film_view(album, frames, n, label) for n in shown]
-    names = [f"{frames[n].number}: {frame_name(frames[n])}" for n in shown]
+    names = [f"{frames[n].number}: {frame_name(frames, n)}" for n in shown]
     return Reel(names, views, film_sheet(album, frames, shown[0], label), "Three stages, step by step", STYLE + FILM_STYLE)
