@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LINES', 'DASHES', 'FILM_STYLE', 'nearest_now', 'Frame', 'Film', 'write_frames', 'read_frames', 'moved_on',
-           'mean_distance', 'film_lines', 'stroke', 'curve_html', 'moment', 'fate', 'life_html', 'frame_name', 'own_of',
-           'take_html', 'film_view', 'highlights', 'strip_html', 'film_sheet', 'FilmGallery', 'film_reel']
+           'mean_distance', 'film_lines', 'stroke', 'curve_html', 'moment', 'fate', 'highlights', 'frame_name',
+           'life_html', 'own_of', 'take_html', 'film_view', 'strip_html', 'film_sheet', 'FilmGallery', 'film_reel']
 
 # %% ../nbs/17_film.ipynb #17_film-002
 import json
@@ -171,18 +171,16 @@ def fate(
     return "another patch than before" if moved_on(frames, n, j) else "the same patch as before"
 
 # %% ../nbs/17_film.ipynb #17_film-052
-def life_html(
+def highlights(
     frames:list, # of Frame
-    n:int, # the present one
-    j:int, # a prototype
-    top:float, # distance that is as high as the row
-)->str: # HTML
-    "The distance of a prototype to its nearest patch at each frame, as bars"
-    moved = [moved_on(frames, i, j) for i in range(len(frames))]
-    bars = "".join(f'<span{" class=pl-here" if i == n else ""}><i style="height:{100 * min(1, f.patches[j].distance / top):.1f}%"></i><u>{"●" if moved[i] else "="  if f.patches[j].distance == 0 else ""}</u></span>'
-                   for i, f in enumerate(frames))
-    told = "another patch than before at the frames " + ", ".join(str(i) for i, m in enumerate(moved) if m) if any(moved) else "the same patch at all frames"
-    return f'<div class="pl-life" role="img" aria-label="Prototype {j}: distance at {len(frames)} frames; {told}">{bars}</div>'
+    most:int, # how many may be shown; the ends of stages are always in
+)->list: # positions, rising
+    "The first frame, the last one of each stage, and some between, spread evenly"
+    last = len(frames) - 1
+    kept = {n for n in range(last + 1) if n in (0, last) or frames[n].stage != frames[n + 1].stage}
+    rest = [n for n in range(last + 1) if n not in kept]
+    room = max(0, min(most - len(kept), len(rest)))
+    return sorted(kept | {rest[int((i + 0.5) * len(rest) / room)] for i in range(room)})
 
 # %% ../nbs/17_film.ipynb #17_film-054
 def frame_name(
@@ -194,7 +192,24 @@ def frame_name(
     alone = sum(f.stage == frames[n].stage for f in frames) == 1
     return frames[n].stage if alone else f"{frames[n].stage}{between}{frames[n].epoch}"
 
-# %% ../nbs/17_film.ipynb #17_film-056
+# %% ../nbs/17_film.ipynb #17_film-057
+def life_html(
+    frames:list, # of Frame
+    n:int, # the present one
+    j:int, # a prototype
+    top:float, # distance that is as high as the row
+    most:int=30, # bars, at most
+)->str: # HTML
+    "The distance of a prototype to its nearest patch at each frame, as bars"
+    shown, bars, moved = sorted({n, *highlights(frames, most)}), "", []
+    for i, before in zip(shown, [0, *shown]):
+        d, other = frames[i].patches[j].distance, moved_on(frames, i, j, before)
+        moved += [frame_name(frames, i)] * other
+        bars += f'<span{" class=pl-here" if i == n else ""}><i style="height:{100 * min(1, d / top):.1f}%"></i><u>{"●" if other else "=" if d == 0 else ""}</u></span>'
+    told = f"another patch than before at {', '.join(moved)}" if moved else "the same patch at all of them"
+    return f'<div class="pl-life" role="img" aria-label="{escape(f"Prototype {j}: distance at {len(shown)} frames; {told}")}">{bars}</div>'
+
+# %% ../nbs/17_film.ipynb #17_film-059
 def own_of(
     frames:list, # of Frame
     label:int, # a class
@@ -202,7 +217,7 @@ def own_of(
     "The prototypes of a class"
     return [p.prototype for p in frames[0].patches if p.label == label]
 
-# %% ../nbs/17_film.ipynb #17_film-058
+# %% ../nbs/17_film.ipynb #17_film-061
 def take_html(
     album:Album, # the images and the classes
     frames:list, # of Frame
@@ -218,7 +233,7 @@ def take_html(
     return (f'<div class="pl-take">{pictures}<div><h3>Prototype {j}</h3><small>{escape(p.name)}</small><p>d = <strong>{p.distance:.3f}</strong></p>'
             f'<p{sure}>{words}</p></div>{life_html(frames, n, j, top)}</div>')
 
-# %% ../nbs/17_film.ipynb #17_film-060
+# %% ../nbs/17_film.ipynb #17_film-063
 def film_view(
     album:Album, # the images and the classes
     frames:list, # of Frame
@@ -234,7 +249,7 @@ def film_view(
     rows = "".join(take_html(album, frames, n, j, top) for j in own)
     return f'<div class="pl pl-film"><header>{head}</header><p>{class_html(label, album.classes)}</p><small>{note}</small>{rows}</div>'
 
-# %% ../nbs/17_film.ipynb #17_film-062
+# %% ../nbs/17_film.ipynb #17_film-065
 FILM_STYLE = """
 .pl-film header{display:grid;grid-template-columns:minmax(0,1fr);gap:12px 28px;align-items:start;margin:4px 0 18px}.pl-film header strong{color:var(--ink)}
 .pl-plot{position:relative;height:112px;border-bottom:1px solid var(--line);border-top:1px solid var(--line)}.pl-plot svg{position:absolute;inset:0;width:100%;height:100%}
@@ -243,25 +258,13 @@ FILM_STYLE = """
 .pl-take{display:grid;grid-template-columns:84px 84px minmax(0,1fr);gap:10px 12px;align-items:center;padding:12px 0;border-top:1px solid var(--line);--side:84px}.pl-film>small{margin-bottom:8px}
 .pl-take h3{font-size:15px}.pl-take p{font-size:13px}.pl-exact{font-weight:650}.pl-exact::before{content:"= "}
 .pl-life{grid-column:1/-1;display:flex;height:64px;align-items:stretch}.pl-life span{flex:1 1 0;min-width:0;display:grid;grid-template-rows:minmax(0,1fr) 16px;padding:0 1px}
-.pl-life i{align-self:end;display:block;background:var(--quiet);opacity:.45;border-radius:2px 2px 0 0;min-height:1px}.pl-life u{text-decoration:none;text-align:center;font-size:10px;line-height:16px;color:var(--quiet);border-top:1px solid var(--line)}
+.pl-life i{align-self:end;display:block;background:var(--quiet);opacity:.45;border-radius:2px 2px 0 0;min-height:1px}.pl-life u{text-decoration:none;text-align:center;font-size:12px;line-height:16px;color:var(--quiet);border-top:1px solid var(--line)}
 .pl-here{background:var(--line)}.pl-life .pl-here i{background:#1a9a8a;opacity:1}.pl-life .pl-here u{color:var(--ink)}
-.pl-roll{display:grid;gap:10px 6px;overflow-x:auto;padding-bottom:8px;align-items:start;--side:100%}.pl-roll>div{font-size:12px;line-height:1.3}.pl-roll small{font-size:11px}.pl-roll .pl-exact::before{content:""}
+.pl-roll{display:grid;gap:10px 6px;overflow-x:auto;padding-bottom:8px;align-items:start;--side:100%}.pl-roll>div{font-size:12px;line-height:1.3}.pl-roll .pl-exact::before{content:""}
 @container (min-width:700px){.pl-film header{grid-template-columns:minmax(0,5fr) minmax(0,7fr)}.pl-take{grid-template-columns:96px 96px minmax(150px,200px) minmax(0,1fr);--side:96px}.pl-life{grid-column:auto;height:84px}}
 """
 
-# %% ../nbs/17_film.ipynb #17_film-065
-def highlights(
-    frames:list, # of Frame
-    most:int, # how many may be shown; the ends of stages are always in
-)->list: # positions, rising
-    "The first frame, the last one of each stage, and some between, spread evenly"
-    last = len(frames) - 1
-    kept = {n for n in range(last + 1) if n in (0, last) or frames[n].stage != frames[n + 1].stage}
-    rest = [n for n in range(last + 1) if n not in kept]
-    room = max(0, min(most - len(kept), len(rest)))
-    return sorted(kept | {rest[int((i + 0.5) * len(rest) / room)] for i in range(room)})
-
-# %% ../nbs/17_film.ipynb #17_film-067
+# %% ../nbs/17_film.ipynb #17_film-068
 def strip_html(
     album:Album, # the images and the classes
     frames:list, # of Frame
@@ -277,9 +280,9 @@ def strip_html(
             p, dot = frames[n].patches[j], " ●" if moved_on(frames, n, j, before) else ""
             picture = crop_html(album.thumbs, p.image, p.box, f"Prototype {j}, {frame_name(frames, n)}: {fate(frames, n, j)}", class_colour(p.label))
             cells.append(f'<div>{picture}<small{" class=pl-exact" if p.distance == 0 else ""}>d = {p.distance:.3f}{dot}</small></div>')
-    return f'<div class="pl pl-film"><div class="pl-roll" style="grid-template-columns:24px repeat({len(shown)},minmax(62px,1fr))">{"".join(cells)}</div></div>'
+    return f'<div class="pl pl-film"><div class="pl-roll" style="grid-template-columns:24px repeat({len(shown)},minmax(74px,1fr))">{"".join(cells)}</div></div>'
 
-# %% ../nbs/17_film.ipynb #17_film-069
+# %% ../nbs/17_film.ipynb #17_film-070
 def film_sheet(
     album:Album, # the images and the classes
     frames:list, # of Frame
@@ -298,7 +301,7 @@ def film_sheet(
     title = f"{album.classes[label]}: the nearest patch of each prototype at each step (● another patch than in the column before)"
     return contact_sheet([[written(("",), (26, 44)), *map(head, shown)], *rows], title)
 
-# %% ../nbs/17_film.ipynb #17_film-072
+# %% ../nbs/17_film.ipynb #17_film-073
 class FilmGallery(Gallery):
     "A slider through training: what each prototype of a class was nearest to at each moment"
     title, view, sheet, style = "Three stages", staticmethod(film_view), staticmethod(film_sheet), STYLE + FILM_STYLE
@@ -321,7 +324,7 @@ class FilmGallery(Gallery):
         curves = f'<div class="pl pl-film">{curve_html(self.frames, len(self.frames) - 1)}</div>'
         return [("The run", curves)] + [(self.album.classes[c], strip_html(self.album, self.frames, c)) for _, c in self.label.options]
 
-# %% ../nbs/17_film.ipynb #17_film-077
+# %% ../nbs/17_film.ipynb #17_film-078
 def film_reel(
     album:Album, # the images and the classes
     frames:list, # of Frame
