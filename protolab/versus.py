@@ -323,7 +323,7 @@ def half_tiles(
     side:Side, # one model
     j:int|None, # a prototype; None: there is none here
     k:int, # nearest patches
-    size:int=66, # pixels a tile
+    size:int=62, # pixels a tile
 )->list: # 1 + k of Tile
     "One prototype of a pair and its nearest patches, for a contact sheet"
     if j is None: return [written(("no partner",), ((1 + k) * size + 10 * k, size))]
@@ -343,7 +343,7 @@ def versus_sheet(
 )->bytes: # a JPEG file
     "`versus_view` as a still picture"
     real, alone = split_pairs(class_pairs(left, right, pairs, label))
-    def row(a, b, mark): return [*half_tiles(left, a, k), written((mark,), (66, 66)), *half_tiles(right, b, k)]
+    def row(a, b, mark): return [*half_tiles(left, a, k), written((mark,), (62, 62)), *half_tiles(right, b, k)]
     rows = [row(*pair[:2], "   ≠" if told_apart(left, right, pair) else "   =") for pair in real] + [row(a, b, "no pair") for a, b in alone]
     return contact_sheet(rows or [[written(("no pairs here",))]], f"{left.album.classes[label]}: {left.name} | {right.name}: each prototype, then its nearest patches{f'; paired {how}' if how else ''}")
 
@@ -382,12 +382,9 @@ class VersusGallery(Gallery):
     def chosen(self): return [pair for pair in self.pairs[self.how.value] if not self.only.value or told_apart(self.left, self.right, pair)]
     def shown(self): return self.left, self.right, self.chosen(), self.label.value, self.how.value
 
-
     def sections(self):
-        "The numbers, then the classes"
-        sides, pairs = (self.left, self.right), self.chosen()
-        rows = [(name, f'<div class="pl pl-versus">{rows_html(*sides, pairs, c)}</div>') for name, c in self.label.options]
-        return [("Numbers", f'<div class="pl pl-versus">{sum_html(*sides, pairs, self.how.value)}</div>'), *rows]
+        two, pairs, box = (self.left, self.right), self.chosen(), '<div class="pl pl-versus">{}</div>'.format
+        return [("Numbers", box(sum_html(*two, pairs, self.how.value))), *((name, box(rows_html(*two, pairs, c))) for name, c in self.label.options)]
 
 # %% ../nbs/18_versus.ipynb #18_versus-076
 class PairGallery(Gallery):
