@@ -345,7 +345,7 @@ def versus_sheet(
     real, alone = split_pairs(class_pairs(left, right, pairs, label))
     def row(a, b, mark): return [*half_tiles(left, a, k), written((mark,), (62, 62)), *half_tiles(right, b, k)]
     rows = [row(*pair[:2], "   ≠" if told_apart(left, right, pair) else "   =") for pair in real] + [row(a, b, "no pair") for a, b in alone]
-    return contact_sheet(rows or [[written(("no pairs here",))]], f"{left.album.classes[label]}: {left.name} | {right.name}: each prototype, then its nearest patches{f'; paired {how}' if how else ''}")
+    return contact_sheet(rows or [[written(("no pairs here",))]], f"{left.album.classes[label]}: {left.name} | {right.name}{f', paired {how}' if how else ''}")
 
 # %% ../nbs/18_versus.ipynb #18_versus-064
 def pair_sheet(
