@@ -314,7 +314,7 @@ class FilmGallery(Gallery):
         if len(counts) > 1: raise ValueError(f"frames with {counts} prototypes came: a stage added or removed some; show the frames before and after it in two galleries")
         self.album, self.frames = album, list(frames)
         labels = sorted({p.label for p in frames[0].patches})
-        self.frame = W.IntSlider(0, max=len(frames) - 1, description="frame", layout=W.Layout(width="380px"))
+        self.frame = W.IntSlider(0, max=len(frames) - 1, description="frame", layout=W.Layout(width="380px", max_width="100%"))
         self.label = W.Dropdown(options=[(album.classes[c], c) for c in labels], description="class")
         super().__init__([self.frame, self.label, stepper(self.label)])
 
