@@ -21,7 +21,7 @@ def browser():
         chromium.close()
 
 
-def open_tab(browser):
+def watched(browser):
     "A fresh tab that notes what it asked of the outside, and what its console complained about"
     page = browser.new_page(viewport={"width": 1400, "height": 1200})
     page.set_default_timeout(90_000)
@@ -39,7 +39,15 @@ def open_tab(browser):
 
 @pytest.fixture
 def tab(browser):
-    "A fresh tab, closed after the test"
-    page = open_tab(browser)
+    "A tab of this test's own"
+    page = watched(browser)
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def one_tab(browser):
+    "A tab that a file's tests share, because opening one takes longer than a visit"
+    page = watched(browser)
     yield page
     page.close()

@@ -11,7 +11,7 @@ import urllib.request
 
 import nbformat
 import pytest
-from conftest import ROOT, open_tab
+from conftest import ROOT, watched
 
 WALK = ROOT/"nbs"/"tutorials"/"04_galleries.ipynb"
 GALLERIES = ("wall_gallery(", "nearest_gallery(", "activation_gallery(", "looks_like_gallery(", "FilmGallery(", "VersusGallery(")  # how the last line of their cell begins
@@ -132,7 +132,7 @@ def output_of(tab, number): return tab.locator(".jp-Notebook .jp-CodeCell").nth(
 @pytest.fixture(scope="module")
 def walked(browser, lab):
     "The walk, run in a tab that may only talk to this machine"
-    page = open_tab(browser)
+    page = watched(browser)
     run_all(page, f"{lab}/lab/tree/nbs/tutorials/{WALK.name}?reset")
     yield page
     page.close()
