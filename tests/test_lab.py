@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, watched
 
 WALK = ROOT/"nbs"/"tutorials"/"04_galleries.ipynb"
-GALLERIES = ("wall_gallery(", "nearest_gallery(", "activation_gallery(", "looks_like_gallery(", "FilmGallery(", "VersusGallery(")  # how the last line of their cell begins
+GALLERIES = ("WallGallery(", "nearest_gallery(", "ActivationGallery(", "why", "FilmGallery(", "VersusGallery(")  # how the last line of their cell begins
 HUNDRED = """
 import torch
 from protolab.core import Patch
