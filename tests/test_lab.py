@@ -22,7 +22,7 @@ from protolab.gallery import Album, Thumbs
 from protolab.wall import WallGallery
 
 x = torch.randint(256, (100, 3, 64, 64), dtype=torch.uint8)
-WallGallery(Album([Patch(j, j, f"image {j}", j % 5, (0, 0), (8, 8, 40, 40), 0.) for j in range(100)], Thumbs(x), list("abcde")))"""
+WallGallery(Album([Patch(j, j, f"image {j}", j % 5, (0, 0), (8, 8, 40, 40), 0.) for j in range(100)], Thumbs(x), list("abcde")), {"number": range(100)})"""
 GOAL = 200  # milliseconds from a key press to 100 thumbnails, on an idle machine; a busy one with two cores gets LIMIT
 LIMIT = 1000
 ERRORS = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']"  # tracebacks as well
