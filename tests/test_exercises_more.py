@@ -67,6 +67,12 @@ TOLD = [  # lesson, checker, a wrong answer that must be told in some words
 ]
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    "Some lessons work in a folder that they make; their checkers alone would write into the reader's"
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize(("lesson", "checker", "wrong", "phrase"), WRONG, ids=[f"{lesson}-{checker}-{n}" for n, (lesson, checker, *_) in enumerate(WRONG)])
 def test_a_wrong_answer_is_told_what_is_wrong(lesson, checker, wrong, phrase): says(lesson, checker, wrong, phrase)
 
