@@ -1,0 +1,94 @@
+"Checkers of the later lessons: each typical wrong answer is told in words what is wrong with it"
+import pytest
+from exercises import accepts, card, checkers, complaint, says
+
+LESSONS = ("19_report", "22_prune", "23_augment", "24_cache", "25_cub", "26_sources", "27_legacy", "28_paper", "29_compare", "30_runs", "31_cli")
+WRONG = [  # lesson, checker, a wrong answer (see exercises.says), what the checker says
+    ("22_prune", "check_safest", "lambda count, cls: count.min()", "1 is the worst prototype of all"),
+    ("22_prune", "check_safest", "lambda count, cls: count.max()", "the class that vanishes first decides"),
+    ("22_prune", "check_safest", ("return ", "return 1 + "), "with threshold=5 class 1 is empty"),
+    ("22_prune", "check_safest", "lambda count, cls: 3", "not the largest that is"),
+    ("22_prune", "check_alike_count", (".sum(1)", ""), "one number a prototype"),
+    ("22_prune", "check_alike_count", ("families[near.label]", "near.label"), "translate `near.label`, too"),
+    ("22_prune", "check_alike_count", ("families[cls]", "cls"), "translate `cls` into families, too"),
+    ("22_prune", "check_alike_count", ("==", "!="), "as own_count says"),
+    ("23_augment", "check_area_kept", (".abs()", ""), "take the absolute value"),
+    ("23_augment", "check_area_kept", "lambda M: (M[:, 0, 0] * M[:, 1, 1]).abs()", "the numbers off the diagonal count"),
+    ("23_augment", "check_area_kept", "lambda M: torch.linalg.det(M[0, :2, :2]).abs()", "one number for each matrix"),
+    ("23_augment", "check_area_kept", (".abs()", ".abs().sqrt()"), "half the width and half the height"),
+    ("23_augment", "check_random_crop", ("[share, share, 1.0]", "[1 / share, 1 / share, 1.0]"), "goes from new to old"),
+    ("23_augment", "check_random_crop", ("(1 - share)", "share"), "looks out of the picture"),
+    ("23_augment", "check_random_crop", ("torch.rand(n, 2)", "torch.rand(1, 2)"), "all crops show the same place"),
+    ("23_augment", "check_random_crop", ("torch.rand(n, 2)", "torch.rand(n, 1)"), "lie on a diagonal"),
+    ("23_augment", "check_random_crop", ("(2 * torch.rand(n, 2) - 1)", "torch.rand(n, 2)"), "to either side"),
+    ("24_cache", "check_sizes", ("f.parent.name", "f.parent"), "the keys are the names of the folders"),
+    ("24_cache", "check_sizes", ("-pair[1]", "pair[1]"), "turn the order round"),
+    ("24_cache", "check_sizes", ("-pair[1]", "pair[0]"), "sort by the bytes"),
+    ("24_cache", "check_sizes", ("f.stat()", "f.parent.stat()"), "weigh that file, not its folder"),
+    ("24_cache", "check_fooled", "lambda x: x", "nothing was changed"),
+    ("24_cache", "check_fooled", ("x[::-1].copy()", "x[1:]"), "uint8 of shape"),
+    ("24_cache", "check_fooled", "lambda x: np.concatenate([x[:1] ^ 1, x[1:]])", "it would be noticed"),
+    ("24_cache", "check_fooled", "lambda x: np.copyto(x, x[::-1].copy()) or x", "make a copy"),
+    ("26_sources", "check_place_of", "lambda word: read_word(word)[1]", "the name of the set, not a folder"),
+    ("26_sources", "check_place_of", (" or 'data'", ""), "sets lie in data"),
+    ("26_sources", "check_place_of", ("rest.partition(':')", "rest.rpartition(':')"), "the name of the set, not a folder"),
+    ("26_sources", "check_place_of", ("rest.partition(':')[2]", "''.join(rest.split(':')[1:2])"), "cut at the first colon only"),
+    ("26_sources", "check_deal_bursts", "lambda burst, share, seed: torch.rand(len(burst), generator=torch.Generator().manual_seed(seed)) < share", "choose bursts, not pictures"),
+    ("26_sources", "check_deal_bursts", ("return ", "return ~"), "true are the bursts that were NOT chosen"),
+    ("26_sources", "check_deal_bursts", ("generator=torch.Generator().manual_seed(seed)", ""), "with a generator of your own"),
+    ("26_sources", "check_deal_bursts", ("manual_seed(seed)", "manual_seed(0)"), "the seed is not used"),
+    ("27_legacy", "check_silent", (".amin(1)", ""), "one answer an image"),
+    ("27_legacy", "check_silent", ("amin", "amax"), "the nearest decides"),
+    ("27_legacy", "check_silent", ("d.masked_fill(~own, torch.inf)", "d"), "look at own prototypes only"),
+    ("27_legacy", "check_twins", ("if place[0] >= 0:", "if True:"), "leave out image -1"),
+    ("27_legacy", "check_twins", ("zip(found.image.flatten().tolist(), found.cell.flatten().tolist())", "zip(found.image.flatten().tolist())"), "took another cell of the same image"),
+    ("27_legacy", "check_twins", ("groups.setdefault(place", "groups.setdefault(place[1]"), "took the same cell of another image"),
+    ("27_legacy", "check_twins", ("len(g) > 1", "True"), "nobody is a twin alone"),
+    ("28_paper", "check_backbone_rate", ("0.0 if epoch < 5 else ", ""), "the backbone holds still"),
+    ("28_paper", "check_backbone_rate", ("(epoch - 5 + legacy)", "(epoch + legacy)"), "the staircase begins with the joint stage"),
+    ("28_paper", "check_backbone_rate", ("0.1 **", "0.5 **"), "not half of it"),
+    ("28_paper", "check_backbone_rate", ("+ legacy", ""), "epoch 9 has 1e-5"),
+    ("28_paper", "check_backbone_rate", ("+ legacy", "+ 2 * legacy"), "epoch 8 has 1e-4"),
+    ("28_paper", "check_ping_pong", ("'ping-pong'", "'ping'"), "the stage is named 'ping-pong'"),
+    ("28_paper", "check_ping_pong", ("Turn(a, 1), Turn(b, 1)", "Turn(a), Turn(b)"), "runs to the end of its stage"),
+    ("28_paper", "check_ping_pong", ("[Turn(a, 1), Turn(b, 1)] * times", "[Turn(a, times), Turn(b, times)]"), "take turns of one row"),
+    ("28_paper", "check_ping_pong", ("Turn(a, 1), Turn(b, 1)", "Turn(b, 1), Turn(a, 1)"), "a 1, b 1, a 2, b 2"),
+]
+TOLD = [  # lesson, checker, a wrong answer that must be told in some words
+    ("19_report", "check_commonest", "lambda shown: max(set(shown[0]), key=shown[0].count)"),
+    ("19_report", "check_disagree", "lambda a, b: [j for j, (u, v) in enumerate(zip(a, b)) if u != v]"),
+    ("25_cub", "check_box_share", "lambda cub: (cub.boxes[:, 2] - cub.boxes[:, 0]) * (cub.boxes[:, 3] - cub.boxes[:, 1]) / cub.sizes.prod()"),
+    ("25_cub", "check_mirrored", "lambda points, parts, size: torch.stack([(size - 1 - points[..., 0]) * points[..., 2], points[..., 1], points[..., 2]], 2)"),
+    ("29_compare", "check_all_terms", "lambda models, x, target: torch.cat([m(x).s * m.last.weight[target] for m in models], 0)"),
+    ("29_compare", "check_pooled", "lambda n, L: (n / L, 1.0)"),
+    ("30_runs", "check_gain", "lambda choice: choice['candidates'][-1]['accuracy'] - choice['candidates'][1]['accuracy']"),
+    ("30_runs", "check_optimism", "lambda p, n, k, rounds=4000: 0.01"),
+    ("31_cli", "check_plan", "lambda words: ', '.join(words)"),
+]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    "Some lessons work in a folder that they make; their checkers alone would write into the reader's"
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("lesson", "checker", "wrong", "phrase"), WRONG, ids=[f"{lesson}-{checker}-{n}" for n, (lesson, checker, *_) in enumerate(WRONG)])
+def test_a_wrong_answer_is_told_what_is_wrong(lesson, checker, wrong, phrase): says(lesson, checker, wrong, phrase)
+
+
+@pytest.mark.parametrize(("lesson", "checker", "wrong"), TOLD, ids=[f"{lesson}-{checker}" for lesson, checker, _ in TOLD])
+def test_a_wrong_answer_is_told_in_words(lesson, checker, wrong):
+    one = card(lesson, checker)
+    said = complaint(one.check, eval(wrong, one.names))
+    assert len(said.split()) > 3 and not said.startswith("=="), f"{lesson}: {checker} says only {said!r}"
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_the_solution_passes(lesson):
+    for checker in checkers(lesson): accepts(lesson, checker)
+
+
+def test_each_checker_is_met():
+    lessons = {lesson for lesson, *_ in WRONG}
+    assert {(lesson, checker) for lesson, checker, *_ in WRONG} == {(lesson, checker) for lesson in lessons for checker in checkers(lesson)}
