@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['SETS', 'ONLY', 'SMALL', 'RUN_FORMAT', 'UNTRAINED', 'write_json', 'read_json', 'Settings', 'usual_size', 'settled',
            'run_config', 'as_config', 'check_folder', 'image_record', 'check_same_images', 'shared_pictures',
-           'check_shared', 'commit_of', 'environment', 'note_environment', 'Logits', 'PlainView', 'answer_loss',
-           'some_of_each', 'PlainStage', 'OnMaps', 'default_stages', 'Candidate', 'numbered', 'chosen', 'as_reference',
-           'write_choice', 'read_test', 'keep_sources', 'kept_sources', 'planned', 'seconds_left', 'spoken',
-           'progress_line', 'say_line', 'Run', 'open_run', 'table_html', 'run_rows', 'built', 'rebuilt', 'Job',
-           'job_of', 'begin_run', 'finish_run', 'swept', 'train_run', 'reporter', 'own_album', 'prove_run',
-           'answer_html', 'explained_image', 'explained_images', 'reopened', 'nearest_section', 'run_gallery',
-           'write_page']
+           'check_shared', 'commit_of', 'environment', 'note_environment', 'PlainStage', 'OnMaps', 'default_stages',
+           'Candidate', 'numbered', 'chosen', 'as_reference', 'write_choice', 'read_test', 'keep_sources',
+           'kept_sources', 'planned', 'seconds_left', 'spoken', 'progress_line', 'say_line', 'Run', 'open_run',
+           'table_html', 'run_rows', 'built', 'rebuilt', 'Job', 'job_of', 'begin_run', 'finish_run', 'swept',
+           'train_run', 'reporter', 'own_album', 'prove_run', 'answer_html', 'explained_image', 'explained_images',
+           'reopened', 'nearest_section', 'run_gallery', 'write_page']
 
 # %% ../nbs/30_runs.ipynb #30_runs-002
 import hashlib
@@ -23,7 +22,6 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from copy import copy
 from dataclasses import asdict, dataclass, replace
 from html import escape
 from importlib.metadata import version
@@ -33,7 +31,6 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor, nn
@@ -42,9 +39,10 @@ from tqdm.auto import tqdm
 # %% ../nbs/30_runs.ipynb #30_runs-004
 from . import __version__
 from .backbone import Geometry, geometry, make_backbone
+from .compare import Pooled, plain_loss
 from .core import atomic_path, default_device, evaluating, seed_everything
 from .cub import shared_files
-from .data import Cached, Images, Loader, Loaders, Splits, cached, fingerprints, leaks, loaders, normalise, read_images
+from .data import Cached, Images, Loader, Loaders, Splits, cached, fingerprints, first_of_each, leaks, loaders, normalise, read_images
 from .explain import boxed_patches, boxed_rows, explanations, nearest_patches
 from .gallery import Album, Thumbs, page, strips_view
 from .wall import wall_view
@@ -53,7 +51,7 @@ from .last_layer import LastLayer
 from .model import load, patches_from, protopnet, save
 from .paper import Turn, Turns, check_pushes, paper_loaders, paper_model, paper_stages
 from .project import Projection, check_projection
-from .seeding import plain_logits, vocabulary_start
+from .seeding import vocabulary_start
 from .sources import source_splits
 from .street import JOINT, SCRATCH, WARM, percent
 from .train import History, Stage, accuracy, describe_run, differences, fit, read_state
@@ -229,54 +227,10 @@ def note_environment(
     if not places or places[-1] != here: write_json(file, [*places, here])
     return differences(places[-1], here) if places else []
 
-# %% ../nbs/30_runs.ipynb #30_runs-037
-class Logits(NamedTuple):
-    "The answer of a network without prototypes"
-    logits: Tensor # (N,C)
-
-class PlainView(nn.Module):
-    "A backbone and a linear head, to be trained as one network"
-    def __init__(self,
-        backbone:nn.Module, # has `channels`; shared, not copied
-        C:int, # number of classes
-        hide:float=0.65, # share of places hidden while it learns
-    ):
-        super().__init__()
-        self.backbone, self.hide = backbone, hide
-        self.head = nn.Linear(backbone.channels, C)
-
-    def forward(self,
-        x:Tensor, # (N,3,H,W) images, or what the backbone takes
-    )->Logits: # (N,C)
-        "Largest value of each channel, then the head"
-        return Logits(plain_logits(self, self.head, x, self.hide if self.head.training else 0.0))
-
-# %% ../nbs/30_runs.ipynb #30_runs-038
-def answer_loss(
-    model:nn.Module, # not needed
-    out:Logits, # (N,C)
-    y:Tensor, # (N,) labels
-)->dict: # of scalars
-    "Cross entropy alone"
-    return {"loss": F.cross_entropy(out.logits, y)}
-
-# %% ../nbs/30_runs.ipynb #30_runs-041
-def some_of_each(
-    loader, # a Loader or a Cached, in the order of its images
-    room:int=2000, # images in all
-): # the same kind of loader, for the first images of each class
-    "As many images as fit, the same number of each class"
-    y, some = loader.y, copy(loader)
-    if len(y) <= room: return loader
-    places = torch.cat([(y == c).nonzero().flatten()[:max(1, room // len(loader.images.classes))] for c in y.unique()])
-    some.images = loader.images.subset(places)
-    if isinstance(loader, Cached): some.x = loader.x[places]
-    return some
-
 # %% ../nbs/30_runs.ipynb #30_runs-044
 class PlainStage:
     "A stage of `fit`: train backbone and head without prototypes, then start the prototypes at what they have learnt"
-    name = "plain classifier"
+    name, room = "plain classifier", 2000 # images that seeding looks at, at most
     def __init__(self,
         epochs:int, # passes over dls.train
         rates:dict, # name of a part of the backbone -> its learning rate; may be empty
@@ -284,7 +238,7 @@ class PlainStage:
     ):
         rates = {**rates, "head": head}
         self.epochs = epochs
-        self.stage = Stage(self.name, epochs, rates, answer_loss, {part: 1e-3 for part in rates}, optimizer=torch.optim.AdamW)
+        self.stage = Stage(self.name, epochs, rates, plain_loss, {part: 1e-3 for part in rates}, optimizer=torch.optim.AdamW)
 
     def __call__(self,
         model:nn.Module, # a ProtoPNet, or its view behind the trunk
@@ -292,12 +246,15 @@ class PlainStage:
         state:dict, # the head, and what `Stage` keeps
     ):
         "Yields {loss, plain: validation accuracy of the classifier}"
-        with torch.random.fork_rng(enabled=bool(state)): view = PlainView(model.backbone, len(model.classes)).to(model.cls.device)
+        with torch.random.fork_rng(enabled=bool(state)): view = Pooled(model.backbone, model.classes, hide=0.65).to(model.cls.device)
         if state: view.head.load_state_dict(state["head"])
         for row in self.stage(view, dls, state):
             state["head"] = view.head.state_dict()
-            if state["epoch"] == self.epochs: vocabulary_start(model, view.head, some_of_each(dls.project), words=min(200, 4 * len(dls.project.y)))
+            if state["epoch"] == self.epochs: vocabulary_start(model, view.head, self.some(dls.project), words=min(200, 4 * len(dls.project.y)))
             yield {**row, "plain": accuracy(view, dls.valid)}
+
+    def some(self, loader):
+        return loader if len(loader.y) <= self.room else first_of_each(loader, max(1, self.room // len(loader.images.classes)))
 
 # %% ../nbs/30_runs.ipynb #30_runs-047
 class OnMaps:
