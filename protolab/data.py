@@ -254,6 +254,8 @@ class Loader:
     @property
     def y(self): return self.images.y # (N,) in the order of the images
 
+    def subset(self, indices): return Loader(self.images.subset(indices), self.stats, self.batch, self.shuffle, self.augment)
+
     def __len__(self): return math.ceil(len(self.images) / self.batch)
 
     def __iter__(self):
@@ -304,6 +306,8 @@ class Cached:
     @property
     def y(self): return self.images.y # (N,) in the order of the images
 
+    def subset(self, indices): return Cached(self.x[indices], self.images.subset(indices), self.batch, self.shuffle)
+
     def __len__(self): return math.ceil(len(self.images) / self.batch)
 
     def __iter__(self):
@@ -331,16 +335,6 @@ def cached(
     return Cached(x, loader.images, loader.batch, loader.shuffle)
 
 # %% ../nbs/02_data.ipynb #02_data-084b
-@patch
-def subset(self:(Loader, Cached),
-    indices:Tensor, # (M,) positions, in the order wanted
-): # the same kind of loader
-    "A loader of some of the images, in the given order"
-    some = copy(self)
-    some.images = self.images.subset(indices)
-    if isinstance(self, Cached): some.x = self.x[indices]
-    return some
-
 def first_of_each(
     images, # Images, a Loader or a Cached, in any order
     n:int, # images of each class, at most

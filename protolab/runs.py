@@ -253,8 +253,13 @@ class PlainStage:
             if state["epoch"] == self.epochs: vocabulary_start(model, view.head, self.some(dls.project), words=min(200, 4 * len(dls.project.y)))
             yield {**row, "plain": accuracy(view, dls.valid)}
 
-    def some(self, loader):
-        return loader if len(loader.y) <= self.room else first_of_each(loader, max(1, self.room // len(loader.images.classes)))
+# %% ../nbs/30_runs.ipynb #30_runs-044a
+@patch
+def some(self:PlainStage,
+    loader, # a Loader or a Cached
+): # the same, or one of the first images of each class where there are many
+    "The images that seeding looks at"
+    return loader if len(loader.y) <= self.room else first_of_each(loader, max(1, self.room // len(loader.images.classes)))
 
 # %% ../nbs/30_runs.ipynb #30_runs-047
 class OnMaps:
