@@ -8,9 +8,9 @@ __all__ = ['SETS', 'ONLY', 'SMALL', 'RUN_FORMAT', 'UNTRAINED', 'write_json', 're
            'check_shared', 'commit_of', 'environment', 'note_environment', 'PlainStage', 'OnMaps', 'default_stages',
            'Candidate', 'numbered', 'chosen', 'as_reference', 'write_choice', 'read_test', 'keep_sources',
            'kept_sources', 'planned', 'seconds_left', 'spoken', 'progress_line', 'say_line', 'Run', 'open_run',
-           'table_html', 'run_rows', 'built', 'rebuilt', 'Job', 'job_of', 'begin_run', 'finish_run', 'swept',
-           'train_run', 'reporter', 'own_album', 'prove_run', 'answer_html', 'explained_image', 'explained_images',
-           'reopened', 'nearest_section', 'run_gallery', 'write_page']
+           'run_rows', 'built', 'rebuilt', 'Job', 'job_of', 'begin_run', 'finish_run', 'swept', 'train_run', 'reporter',
+           'own_album', 'prove_run', 'answer_html', 'explained_image', 'explained_images', 'reopened', 'nearest_rows',
+           'run_gallery', 'write_page']
 
 # %% ../nbs/30_runs.ipynb #30_runs-002
 import hashlib
@@ -23,7 +23,6 @@ import sys
 import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from html import escape
 from importlib.metadata import version
 from importlib.resources import files
 from itertools import combinations, count
@@ -43,18 +42,18 @@ from .compare import Pooled, plain_loss
 from .core import atomic_path, default_device, evaluating, seed_everything
 from .cub import shared_files
 from .data import Cached, Images, Loader, Loaders, Splits, cached, fingerprints, first_of_each, leaks, loaders, normalise, read_images
-from .explain import boxed_patches, boxed_rows, explanations, nearest_patches
-from .gallery import Album, Thumbs, page, strips_view
-from .wall import wall_view
-from .why import looks_like_view
+from .explain import boxed_patches, boxed_rows, nearest_patches
+from .gallery import STYLE, Album, Thumbs, page, strips_view, table_html
 from .last_layer import LastLayer
 from .model import load, patches_from, protopnet, save
 from .paper import Turn, Turns, check_pushes, paper_loaders, paper_model, paper_stages
 from .project import Projection, check_projection
 from .seeding import vocabulary_start
 from .sources import source_splits
-from .street import JOINT, SCRATCH, WARM, percent
+from .street import JOINT, SCRATCH, WARM, folded, percent
 from .train import History, Stage, accuracy, describe_run, differences, fit, read_state
+from .wall import own_share, own_weights, wall_view
+from .why import WHY_STYLE, looks_like_view, shortened, told_together, why_not_view
 
 # %% ../nbs/30_runs.ipynb #30_runs-008
 def write_json(
@@ -478,12 +477,6 @@ def open_run(
     return Run(folder, config, History(history or []), choice, test)
 
 # %% ../nbs/30_runs.ipynb #30_runs-081
-def table_html(
-    rows:list, # of (what, value)
-)->str: # HTML
-    "Pairs as a table"
-    return "<table>" + "".join(f"<tr><th>{escape(what)}</th><td>{escape(value)}</td></tr>" for what, value in rows) + "</table>"
-
 def run_rows(
     run:Run, # finished or not
 )->list: # of (what, value)
@@ -653,9 +646,8 @@ def answer_html(
 )->str: # HTML
     "The best classes with their logits, and the share that a softmax gives them"
     shares = logits.softmax(0)
-    rows = [(escape(classes[t.target]), f"{t.logit:.2f}", percent(shares[t.target].item())) for t in told]
-    cells = "".join(f"<tr><th>{name}</th><td>{logit}</td><td>{share}</td></tr>" for name, logit, share in rows)
-    return f'<table style="margin-bottom:16px"><tr><th>class</th><th>logit</th><th>share by softmax</th></tr>{cells}</table>'
+    rows = [(classes[t.target], f"{t.logit:.2f}", percent(shares[t.target].item())) for t in told]
+    return f'<div style="margin-bottom:16px">{table_html(rows, ("class", "logit", "share by softmax"))}</div>'
 
 def explained_image(
     model:nn.Module, # a ProtoPNet
@@ -663,13 +655,13 @@ def explained_image(
     x:Tensor, # (1,3,H,W) uint8
     k:int=5, # reasons a class
 )->tuple: # name of the predicted class, HTML
-    "Prediction and reasons for one image; the runners-up can be unfolded"
+    "Prediction and reasons for one image; why it is none of the runners-up can be unfolded"
     normal = normalise(x, model.backbone.stats)
-    told, thumbs = explanations(model, normal, k=k), Thumbs(x)
+    told, thumbs = told_together(model, normal, k=k), Thumbs(x)
     with torch.no_grad(): logits = model(normal.to(model.cls.device)).logits[0].cpu()
-    first, *others = (looks_like_view(album, t, thumbs) for t in told)
-    folded = "".join(f"<details><summary>And why {escape(album.classes[t.target])}?</summary>{html}</details>" for t, html in zip(told[1:], others))
-    return album.classes[told[0].target], answer_html(told, album.classes, logits) + first + folded
+    best, *others = told
+    rivals = "".join(folded(f"And why not {album.classes[t.target]}?", why_not_view(album, best, t, thumbs, k=k)) for t in others)
+    return album.classes[best.target], answer_html(told, album.classes, logits) + looks_like_view(album, shortened(best, k), thumbs) + rivals
 
 # %% ../nbs/30_runs.ipynb #30_runs-114
 def explained_images(
@@ -684,7 +676,7 @@ def explained_images(
     told = [explained_image(model, album, image[None], k) for image in tqdm(x, desc="explaining", delay=2, leave=False)]
     lead = (f"{len(paths)} image{'s' if len(paths) > 1 else ''}, each brought to {size} x {size} px. The network was trained on {run.config['pictures']}"
             f"{': crop your photographs in the same way' if run.config['pictures'].startswith('crops') else ''}. A class's logit is the sum of similarity times weight.")
-    return page("This looks like that", [(f"{Path(p).name}: {name}", html) for p, (name, html) in zip(paths, told)], lead)
+    return page("This looks like that", [(f"{Path(p).name}: {name}", html) for p, (name, html) in zip(paths, told)], lead, STYLE + WHY_STYLE)
 
 # %% ../nbs/30_runs.ipynb #30_runs-118
 def reopened(
@@ -698,15 +690,14 @@ def reopened(
     check_same_images(run.folder, image_record(splits))
     return as_reference(splits) if c.legacy else splits
 
-def nearest_section(
+def nearest_rows(
     model:nn.Module, # a ProtoPNet
-    album:Album, # its prototypes
     images:Images, # to search
     k:int, # nearest patches a prototype
-)->str: # HTML
-    "The patches nearest to each prototype, as rows"
+)->list: # P lists of Patch
+    "The patches nearest to each prototype, framed"
     loader, place = Loader(images, model.backbone.stats), geometry(model.backbone, tuple(images.x.shape[-2:]))
-    return strips_view(album, boxed_rows(model, loader, place, nearest_patches(model, loader, place, min(k, len(images)))), Thumbs(images.x))
+    return boxed_rows(model, loader, place, nearest_patches(model, loader, place, min(k, len(images))))
 
 # %% ../nbs/30_runs.ipynb #30_runs-119
 def run_gallery(
@@ -720,11 +711,15 @@ def run_gallery(
     model = run.model()
     album, k, rest = own_album(run, model), min(10, max(1, 2000 // len(model.cls))) if k is None else k, []
     lead = f"{len(model.classes)} classes, {len(model.cls)} prototypes. Each prototype is a patch of a training image."
-    try: rest = [("The patches nearest to each", nearest_section(model, album, reopened(run, data, cache).project, k))] if k else []
+    numbers = {"weight": own_weights(model.last.weight, model.cls)}
+    try:
+        if k:
+            near = nearest_rows(model, images := reopened(run, data, cache).project, k)
+            numbers["nearest of its class"], rest = own_share(album.patches, near), [("The patches nearest to each", strips_view(album, near, Thumbs(images.x)))]
     except (ValueError, OSError) as error:
         tell(f"the nearest patches are left out, for the images are not to be had: {error}")
         lead += " The training images could not be opened, so the patches nearest to each prototype are left out."
-    return page("This looks like that", [("All prototypes", wall_view(album)), *rest, ("The run", table_html(run_rows(run)))], lead)
+    return page("This looks like that", [("All prototypes", wall_view(album, numbers=numbers)), *rest, ("The run", table_html(run_rows(run)))], lead)
 
 # %% ../nbs/30_runs.ipynb #30_runs-120
 def write_page(

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['WARM', 'JOINT', 'SCRATCH', 'FREE', 'TIED', 'RECIPES', 'Trained', 'timed', 'new_model', 'on_maps', 'begin', 'frozen',
            'joint', 'scratch', 'fashion', 'stage_numbers', 'part_numbers', 'seconds_of', 'percent', 'rows_of_numbers',
-           'rows_of_parts', 'album_of', 'near_of', 'nearest_gallery', 'told', 'looks_like_gallery', 'explained',
+           'rows_of_parts', 'album_of', 'columns_of', 'source_maps', 'wall_gallery', 'near_of', 'nearest_gallery',
+           'scaled', 'parts_of', 'activation_gallery', 'told', 'looks_like_gallery', 'explained', 'folded',
            'gallery_page', 'Walk', 'walk']
 
 # %% ../nbs/21_street.ipynb #21_street-002
@@ -17,23 +18,25 @@ from html import escape
 from math import ceil
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from .backbone import Geometry, geometry
-from .core import atomic_path, default_device, seed_everything
+from .backbone import Geometry, geometry, upsample
+from .core import atomic_path, default_device, evaluating, seed_everything
 from .data import Cached, Loaders, Splits, bird_splits, cached, first_of_each, flip, loaders, normalise
-from .explain import boxed_patches, boxed_rows, explanations, nearest_patches
-from .gallery import Album, NearestGallery, Thumbs, page, strips_view
+from .explain import as_patches, boxed_patches, boxed_rows, map_geometry
+from .explore import ActivationGallery, lenses
+from .gallery import STYLE, Album, NearestGallery, Thumbs, page, strips_view, table_html
 from .last_layer import LastLayer
 from .loss import default_loss
 from .model import protopnet
 from .project import Projection, nearest
-from .report import part_score, pointed_part, shown_parts, window_part
+from .report import part_score, pointed_part, purity, shown_parts, window_part
 from .seeding import plain_accuracy, plain_classifier, vocabulary_start
 from .tied import Tied, anchored_loss, fall, rise
-from .wall import wall_view
-from .why import LooksLikeGallery, looks_like_view
 from .train import History, Stage, accuracy, fit
+from .wall import WallGallery, own_weights, times_used, wall_view
+from .why import WHY_STYLE, LooksLikeGallery, looks_like_view, shortened, told_together, why_not_view
 
 # %% ../nbs/21_street.ipynb #21_street-005
 class Trained(NamedTuple):
@@ -218,40 +221,98 @@ def album_of(
     patches = boxed_patches(trained.net, trained.dls.project, trained.geometry, trained.model.provenance)
     return Album(patches, Thumbs(project.x), list(project.classes))
 
+# %% ../nbs/21_street.ipynb #21_street-047b
+def columns_of(
+    trained:Trained, # a network after its stages
+    k:int=10, # nearest patches that purity is counted over
+)->dict: # "weight", "purity" (where the parts are known), "uses" -> P numbers
+    "The numbers of each prototype that a wall can be sorted by"
+    model, net, images = trained.model, trained.net, trained.dls.project.images
+    with evaluating(net): outs = [(out.s, out.logits) for out in (net(x.to(model.cls.device)) for x, _ in trained.dls.valid)]
+    s, logits = (torch.cat(parts) for parts in zip(*outs))
+    shown = [] if images.parts is None else shown_parts(images, nearest(net, trained.dls.project, k), trained.geometry)
+    return {"weight": own_weights(model.last.weight, model.cls), **({"purity": purity(shown)} if shown else {}), "uses": times_used(s, model.last.weight, logits)}
+
+# %% ../nbs/21_street.ipynb #21_street-047e
+def source_maps(
+    trained:Trained, # a network after its stages
+)->list: # P tensors (h,w)
+    "How similar each cell of its source image is to each prototype"
+    net, sources = trained.net, trained.dls.project.subset([p.image for p in trained.model.provenance])
+    with evaluating(net):
+        z = torch.cat([net.features(x.to(trained.model.cls.device)) for x, _ in sources])
+        return [net.prototypes.maps(one[None])[0, j].cpu() for j, one in enumerate(z)]
+
+def wall_gallery(
+    trained:Trained, # a network after its stages
+    per:int=100, # prototypes a page
+)->WallGallery:
+    "All prototypes, to be sorted by weight, purity and use"
+    cells, place = source_maps(trained), map_geometry(trained.net, trained.geometry)
+    return WallGallery(album_of(trained), columns_of(trained), lambda j: upsample(cells[j], place), per)
+
 # %% ../nbs/21_street.ipynb #21_street-048
 def near_of(
     trained:Trained, # a network after its stages
     loader, # batches of images to search, not shuffled
-    k:int=10, # patches a prototype, one an image
-)->list: # P lists of k `Patch`, nearest first
+    k:int=10, # patches a prototype, one an image; fewer where there are fewer images
+    own:bool=False, # only images of the prototype's class?
+)->list: # P lists of `Patch`, nearest first
     "The patches nearest to each prototype, framed"
-    return boxed_rows(trained.net, loader, trained.geometry, nearest_patches(trained.net, loader, trained.geometry, k))
+    most = int(loader.y.bincount(minlength=len(trained.model.classes)).min()) if own else len(loader.y)
+    found = nearest(trained.net, loader, min(k, most), own)
+    return boxed_rows(trained.net, loader, trained.geometry, as_patches(found, map_geometry(trained.net, trained.geometry), list(loader.images.names)))
 
 def nearest_gallery(
     trained:Trained, # a network after its stages
     k:int=10, # patches a prototype, one an image
 )->NearestGallery:
-    "Each prototype beside the patches nearest to it, in training and in test images"
-    sets = {"train": trained.dls.project, "test": trained.dls.test}
-    return NearestGallery(album_of(trained), {name: (near_of(trained, dl, k), Thumbs(dl.images.x)) for name, dl in sets.items()}, k)
+    "Each prototype beside the patches nearest to it, in training, validation and test images, of all classes and of its own"
+    sets = {"train": trained.dls.project, "valid": trained.dls.valid, "test": trained.dls.test}
+    near, own = ({name: near_of(trained, dl, k, only) for name, dl in sets.items()} for only in (False, True))
+    return NearestGallery(album_of(trained), {name: (near[name], Thumbs(dl.images.x)) for name, dl in sets.items()}, k, own)
 
 # %% ../nbs/21_street.ipynb #21_street-052
+def scaled(
+    trained:Trained, # a network after its stages
+    i:int, # which test image
+)->Tensor: # (3,H,W)
+    "A test image as the model takes it"
+    return normalise(trained.dls.test.images.x[i], trained.model.backbone.stats)
+
+def parts_of(
+    trained:Trained, # a network after its stages
+    i:int, # which test image
+)->Tensor|None: # (H,W) uint8; None where nobody knows
+    "The true parts of a test image"
+    parts = trained.dls.test.images.parts
+    return None if parts is None else parts[i]
+
+def activation_gallery(
+    trained:Trained, # a network after its stages
+    i:int, # which test image
+    k:int=5, # terms of the answer
+)->ActivationGallery:
+    "Where the prototypes that matter most light up in a test image, and what that proves"
+    return ActivationGallery(album_of(trained), trained.dls.test.images.x[i], lenses(trained.model, scaled(trained, i), k=k), parts_of(trained, i))
+
+# %% ../nbs/21_street.ipynb #21_street-053b
 def told(
     trained:Trained, # a network after its stages
     i:int, # which test image
-    k:int, # terms told one by one
+    k:int, # largest terms of each sum and of each difference
 )->list: # of `Explanation`: the three classes with the largest logits, best first
     "Why these classes?"
-    return explanations(trained.model, normalise(trained.dls.test.images.x[i], trained.model.backbone.stats), k=k)
+    return told_together(trained.model, scaled(trained, i), k=k)
 
 def looks_like_gallery(
     trained:Trained, # a network after its stages
     i:int, # which test image
-    k:int=10, # terms told one by one, at most
+    k:int=10, # largest terms of each sum and of each difference
 )->LooksLikeGallery:
-    "This looks like that, for one test image"
+    "This looks like that, for one test image, and why not something else"
     images = trained.dls.test.images
-    return LooksLikeGallery(album_of(trained), images.x[i], told(trained, i, k), images.y[i].item())
+    return LooksLikeGallery(album_of(trained), images.x[i], told(trained, i, k), images.y[i].item(), parts_of(trained, i))
 
 # %% ../nbs/21_street.ipynb #21_street-056
 def explained(
@@ -260,11 +321,19 @@ def explained(
     i:int, # which test image
     k:int=5, # rows
 )->tuple: # heading, HTML
-    "This looks like that, for one test image, as a section of the page"
-    images, best = trained.dls.test.images, told(trained, i, k)[0]
-    says, truth = images.classes[best.target], images.classes[images.y[i]]
+    "This looks like that, for one test image, as a section of the page; why not the runner-up can be unfolded"
+    images, (best, second, *_) = trained.dls.test.images, told(trained, i, k)
+    about = Thumbs(images.x[i:i + 1]), images.y[i].item(), parts_of(trained, i)
+    says, other, truth = (images.classes[c] for c in (best.target, second.target, about[1]))
     heading = f"Why {says}?" if says == truth else f"Why {says}, and not {truth}?"
-    return heading, looks_like_view(album, best, Thumbs(images.x[i:i + 1]), images.y[i].item())
+    return heading, looks_like_view(album, shortened(best, k), *about) + folded(f"And why not {other}?", why_not_view(album, best, second, *about, k))
+
+def folded(
+    words:str, # what to press on
+    html:str, # what then comes to light
+)->str: # HTML
+    "Something that a reader may unfold"
+    return f"<details><summary>{escape(words)}</summary>{html}</details>"
 
 # %% ../nbs/21_street.ipynb #21_street-058
 def gallery_page(
@@ -276,11 +345,10 @@ def gallery_page(
     "The walk as a page"
     album, y = album_of(trained), trained.dls.test.images.y
     firsts = [(y == c).nonzero()[0].item() for c in y.unique()[:images]]
-    table = "<table>" + "".join(f"<tr><th>{escape(what)}</th><td>{escape(value)}</td></tr>" for what, value in rows) + "</table>"
     lead = (f"{len(album.classes)} classes, {len(album.patches)} prototypes. Each prototype is a patch of a training image; "
             "a class's score is the sum of similarity times weight.")
-    return page("This looks like that", [*(explained(trained, album, i) for i in firsts), ("All prototypes", wall_view(album)),
-                ("The patches nearest to each", strips_view(album, near_of(trained, trained.dls.project, k), album.thumbs)), ("What was measured", table)], lead)
+    return page("This looks like that", [*(explained(trained, album, i) for i in firsts), ("All prototypes", wall_view(album, numbers=columns_of(trained))),
+                ("The patches nearest to each", strips_view(album, near_of(trained, trained.dls.project, k), album.thumbs)), ("What was measured", table_html(rows))], lead, STYLE + WHY_STYLE)
 
 # %% ../nbs/21_street.ipynb #21_street-061
 @dataclass
@@ -290,7 +358,7 @@ class Walk:
     rows: list # of (what, value)
 
     def __repr__(self): return "\n".join(f"{what:<48} {value}" for what, value in self.rows)
-    def _repr_html_(self): return "<table>" + "".join(f"<tr><td>{escape(a)}</td><td>{escape(b)}</td></tr>" for a, b in self.rows) + "</table>"
+    def _repr_html_(self): return table_html(self.rows)
 
     def gallery(self,
         path, # the file to write
