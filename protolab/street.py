@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+# %% ../nbs/21_street.ipynb #21_street-003a
 from .backbone import Geometry, geometry, upsample
 from .core import atomic_path, default_device, evaluating, seed_everything
 from .data import Cached, Loaders, Splits, bird_splits, cached, first_of_each, flip, loaders, normalise
