@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from protolab.core import atomic_path
 from protolab.data import flip, fashion_splits, loaders
+from protolab.report import empty_share
 from protolab.seeding import plain_accuracy, plain_classifier
-from protolab.street import album_of, empty_share, fashion, new_model, stage_numbers
+from protolab.street import album_of, fashion, new_model, stage_numbers
 
 PAGE = Path(__file__).parents[1] / "docs" / "bench-fashion.md"
 SEEDS = (401, 402, 403)

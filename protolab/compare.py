@@ -20,6 +20,7 @@ from .last_layer import refit_
 from .loss import cross_entropy
 from .project import project_
 from .report import NOWHERE
+from .seeding import hide_blocks
 from .street import WARM, SCRATCH, begin, new_model, on_maps, timed
 from .train import Stage, accuracy, fit
 
@@ -35,16 +36,18 @@ class Pooled(nn.Module):
         backbone:nn.Module, # (N,...) -> (N,channels,h,w); has `channels`
         classes:list, # C names
         pool=Tensor.amax, # pool(h, (2, 3)): (N,channels,h,w) -> (N,channels), such as Tensor.amax or Tensor.mean
+        hide:float=0.0, # share of places hidden from the head while it learns, see seeding
     ):
         super().__init__()
-        self.backbone, self.classes, self.pool = backbone, list(classes), pool
+        self.backbone, self.classes, self.pool, self.hide = backbone, list(classes), pool, hide
         self.head = nn.Linear(backbone.channels, len(classes))
 
     def forward(self, x:Tensor, # (N,...) what the backbone takes
     )->Seen:
         "Maps, pooled, weighed"
         h = self.backbone(x)
-        return Seen(self.head(self.pool(h, (2, 3))), h)
+        shown = hide_blocks(h, self.hide if self.head.training else 0.0) if self.hide else h
+        return Seen(self.head(self.pool(shown, (2, 3))), h)
 
 # %% ../nbs/29_compare.ipynb #29_compare-009
 def cam_maps(

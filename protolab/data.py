@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FAR', 'IMAGE_TYPES', 'FASHION', 'Images', 'as_uint8', 'Splits', 'deal', 'split', 'draw_parallel', 'bird_images',
            'bird_splits', 'normalise', 'denormalise', 'Loader', 'flip', 'Loaders', 'loaders', 'Cached', 'cached',
-           'fingerprints', 'leaks', 'warn_leaks', 'to_rgb', 'read_image', 'read_images', 'Listing', 'list_images',
-           'folder_splits', 'from_dataset', 'read_idx', 'find_fashion', 'fashion_splits']
+           'first_of_each', 'fingerprints', 'leaks', 'warn_leaks', 'to_rgb', 'read_image', 'read_images', 'Listing',
+           'list_images', 'folder_splits', 'from_dataset', 'read_idx', 'find_fashion', 'fashion_splits']
 
 # %% ../nbs/02_data.ipynb #02_data-002
 import gzip
@@ -254,6 +254,8 @@ class Loader:
     @property
     def y(self): return self.images.y # (N,) in the order of the images
 
+    def subset(self, indices): return Loader(self.images.subset(indices), self.stats, self.batch, self.shuffle, self.augment)
+
     def __len__(self): return math.ceil(len(self.images) / self.batch)
 
     def __iter__(self):
@@ -304,6 +306,8 @@ class Cached:
     @property
     def y(self): return self.images.y # (N,) in the order of the images
 
+    def subset(self, indices): return Cached(self.x[indices], self.images.subset(indices), self.batch, self.shuffle)
+
     def __len__(self): return math.ceil(len(self.images) / self.batch)
 
     def __iter__(self):
@@ -329,6 +333,14 @@ def cached(
     broken = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
     if broken: raise ValueError(f"NaN or infinity came out for {', '.join(loader.images.names[i] for i in broken[:5])}: check weights and input of the network")
     return Cached(x, loader.images, loader.batch, loader.shuffle)
+
+# %% ../nbs/02_data.ipynb #02_data-084b
+def first_of_each(
+    images, # Images, a Loader or a Cached, in any order
+    n:int, # images of each class, at most
+): # of the same kind: at most n times C images, class after class
+    "The first images of each class"
+    return images.subset(torch.cat([(images.y == c).nonzero()[:n, 0] for c in images.y.unique()]))
 
 # %% ../nbs/02_data.ipynb #02_data-093
 def fingerprints(

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SETS', 'ONLY', 'SMALL', 'RUN_FORMAT', 'UNTRAINED', 'write_json', 'read_json', 'Settings', 'usual_size', 'settled',
            'run_config', 'as_config', 'check_folder', 'image_record', 'check_same_images', 'shared_pictures',
-           'check_shared', 'commit_of', 'environment', 'note_environment', 'Logits', 'PlainView', 'answer_loss',
-           'some_of_each', 'PlainStage', 'OnMaps', 'default_stages', 'Candidate', 'numbered', 'chosen', 'as_reference',
-           'write_choice', 'read_test', 'keep_sources', 'kept_sources', 'planned', 'seconds_left', 'spoken',
-           'progress_line', 'say_line', 'Run', 'open_run', 'run_rows', 'built', 'rebuilt', 'Job', 'job_of', 'begin_run',
-           'finish_run', 'swept', 'train_run', 'reporter', 'own_album', 'prove_run', 'answer_html', 'explained_image',
-           'explained_images', 'reopened', 'nearest_section', 'run_gallery', 'write_page']
+           'check_shared', 'commit_of', 'environment', 'note_environment', 'PlainStage', 'OnMaps', 'default_stages',
+           'Candidate', 'numbered', 'chosen', 'as_reference', 'write_choice', 'read_test', 'keep_sources',
+           'kept_sources', 'planned', 'seconds_left', 'spoken', 'progress_line', 'say_line', 'Run', 'open_run',
+           'run_rows', 'built', 'rebuilt', 'Job', 'job_of', 'begin_run', 'finish_run', 'swept', 'train_run', 'reporter',
+           'own_album', 'prove_run', 'answer_html', 'explained_image', 'explained_images', 'reopened', 'nearest_rows',
+           'run_gallery', 'write_page']
 
 # %% ../nbs/30_runs.ipynb #30_runs-002
 import hashlib
@@ -22,9 +22,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from copy import copy
 from dataclasses import asdict, dataclass, replace
-from html import escape
 from importlib.metadata import version
 from importlib.resources import files
 from itertools import combinations, count
@@ -32,7 +30,6 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor, nn
@@ -41,21 +38,22 @@ from tqdm.auto import tqdm
 # %% ../nbs/30_runs.ipynb #30_runs-004
 from . import __version__
 from .backbone import Geometry, geometry, make_backbone
+from .compare import Pooled, plain_loss
 from .core import atomic_path, default_device, evaluating, seed_everything
 from .cub import shared_files
-from .data import Cached, Images, Loader, Loaders, Splits, cached, fingerprints, leaks, loaders, normalise, read_images
-from .explain import boxed_patches, boxed_rows, explanations, nearest_patches
-from .gallery import Album, Thumbs, page, strips_view, table_html
-from .wall import wall_view
-from .why import looks_like_view
+from .data import Cached, Images, Loader, Loaders, Splits, cached, fingerprints, first_of_each, leaks, loaders, normalise, read_images
+from .explain import boxed_patches, boxed_rows, nearest_patches
+from .gallery import STYLE, Album, Thumbs, page, strips_view, table_html
 from .last_layer import LastLayer
 from .model import load, patches_from, protopnet, save
 from .paper import Turn, Turns, check_pushes, paper_loaders, paper_model, paper_stages
 from .project import Projection, check_projection
-from .seeding import plain_logits, vocabulary_start
+from .seeding import vocabulary_start
 from .sources import source_splits
-from .street import JOINT, SCRATCH, WARM, percent
+from .street import JOINT, SCRATCH, WARM, folded, percent
 from .train import History, Stage, accuracy, describe_run, differences, fit, read_state
+from .wall import own_share, own_weights, wall_view
+from .why import WHY_STYLE, looks_like_view, shortened, told_together, why_not_view
 
 # %% ../nbs/30_runs.ipynb #30_runs-008
 def write_json(
@@ -228,54 +226,10 @@ def note_environment(
     if not places or places[-1] != here: write_json(file, [*places, here])
     return differences(places[-1], here) if places else []
 
-# %% ../nbs/30_runs.ipynb #30_runs-037
-class Logits(NamedTuple):
-    "The answer of a network without prototypes"
-    logits: Tensor # (N,C)
-
-class PlainView(nn.Module):
-    "A backbone and a linear head, to be trained as one network"
-    def __init__(self,
-        backbone:nn.Module, # has `channels`; shared, not copied
-        C:int, # number of classes
-        hide:float=0.65, # share of places hidden while it learns
-    ):
-        super().__init__()
-        self.backbone, self.hide = backbone, hide
-        self.head = nn.Linear(backbone.channels, C)
-
-    def forward(self,
-        x:Tensor, # (N,3,H,W) images, or what the backbone takes
-    )->Logits: # (N,C)
-        "Largest value of each channel, then the head"
-        return Logits(plain_logits(self, self.head, x, self.hide if self.head.training else 0.0))
-
-# %% ../nbs/30_runs.ipynb #30_runs-038
-def answer_loss(
-    model:nn.Module, # not needed
-    out:Logits, # (N,C)
-    y:Tensor, # (N,) labels
-)->dict: # of scalars
-    "Cross entropy alone"
-    return {"loss": F.cross_entropy(out.logits, y)}
-
-# %% ../nbs/30_runs.ipynb #30_runs-041
-def some_of_each(
-    loader, # a Loader or a Cached, in the order of its images
-    room:int=2000, # images in all
-): # the same kind of loader, for the first images of each class
-    "As many images as fit, the same number of each class"
-    y, some = loader.y, copy(loader)
-    if len(y) <= room: return loader
-    places = torch.cat([(y == c).nonzero().flatten()[:max(1, room // len(loader.images.classes))] for c in y.unique()])
-    some.images = loader.images.subset(places)
-    if isinstance(loader, Cached): some.x = loader.x[places]
-    return some
-
 # %% ../nbs/30_runs.ipynb #30_runs-044
 class PlainStage:
     "A stage of `fit`: train backbone and head without prototypes, then start the prototypes at what they have learnt"
-    name = "plain classifier"
+    name, room = "plain classifier", 2000 # images that seeding looks at, at most
     def __init__(self,
         epochs:int, # passes over dls.train
         rates:dict, # name of a part of the backbone -> its learning rate; may be empty
@@ -283,7 +237,7 @@ class PlainStage:
     ):
         rates = {**rates, "head": head}
         self.epochs = epochs
-        self.stage = Stage(self.name, epochs, rates, answer_loss, {part: 1e-3 for part in rates}, optimizer=torch.optim.AdamW)
+        self.stage = Stage(self.name, epochs, rates, plain_loss, {part: 1e-3 for part in rates}, optimizer=torch.optim.AdamW)
 
     def __call__(self,
         model:nn.Module, # a ProtoPNet, or its view behind the trunk
@@ -291,12 +245,20 @@ class PlainStage:
         state:dict, # the head, and what `Stage` keeps
     ):
         "Yields {loss, plain: validation accuracy of the classifier}"
-        with torch.random.fork_rng(enabled=bool(state)): view = PlainView(model.backbone, len(model.classes)).to(model.cls.device)
+        with torch.random.fork_rng(enabled=bool(state)): view = Pooled(model.backbone, model.classes, hide=0.65).to(model.cls.device)
         if state: view.head.load_state_dict(state["head"])
         for row in self.stage(view, dls, state):
             state["head"] = view.head.state_dict()
-            if state["epoch"] == self.epochs: vocabulary_start(model, view.head, some_of_each(dls.project), words=min(200, 4 * len(dls.project.y)))
+            if state["epoch"] == self.epochs: vocabulary_start(model, view.head, self.some(dls.project), words=min(200, 4 * len(dls.project.y)))
             yield {**row, "plain": accuracy(view, dls.valid)}
+
+# %% ../nbs/30_runs.ipynb #30_runs-044a
+@patch
+def some(self:PlainStage,
+    loader, # a Loader or a Cached
+): # the same, or one of the first images of each class where there are many
+    "The images that seeding looks at"
+    return loader if len(loader.y) <= self.room else first_of_each(loader, max(1, self.room // len(loader.images.classes)))
 
 # %% ../nbs/30_runs.ipynb #30_runs-047
 class OnMaps:
@@ -684,9 +646,8 @@ def answer_html(
 )->str: # HTML
     "The best classes with their logits, and the share that a softmax gives them"
     shares = logits.softmax(0)
-    rows = [(escape(classes[t.target]), f"{t.logit:.2f}", percent(shares[t.target].item())) for t in told]
-    cells = "".join(f"<tr><th>{name}</th><td>{logit}</td><td>{share}</td></tr>" for name, logit, share in rows)
-    return f'<table style="margin-bottom:16px"><tr><th>class</th><th>logit</th><th>share by softmax</th></tr>{cells}</table>'
+    rows = [(classes[t.target], f"{t.logit:.2f}", percent(shares[t.target].item())) for t in told]
+    return f'<div style="margin-bottom:16px">{table_html(rows, ("class", "logit", "share by softmax"))}</div>'
 
 def explained_image(
     model:nn.Module, # a ProtoPNet
@@ -694,13 +655,13 @@ def explained_image(
     x:Tensor, # (1,3,H,W) uint8
     k:int=5, # reasons a class
 )->tuple: # name of the predicted class, HTML
-    "Prediction and reasons for one image; the runners-up can be unfolded"
+    "Prediction and reasons for one image; why it is none of the runners-up can be unfolded"
     normal = normalise(x, model.backbone.stats)
-    told, thumbs = explanations(model, normal, k=k), Thumbs(x)
+    told, thumbs = told_together(model, normal, k=k), Thumbs(x)
     with torch.no_grad(): logits = model(normal.to(model.cls.device)).logits[0].cpu()
-    first, *others = (looks_like_view(album, t, thumbs) for t in told)
-    folded = "".join(f"<details><summary>And why {escape(album.classes[t.target])}?</summary>{html}</details>" for t, html in zip(told[1:], others))
-    return album.classes[told[0].target], answer_html(told, album.classes, logits) + first + folded
+    best, *others = told
+    rivals = "".join(folded(f"And why not {album.classes[t.target]}?", why_not_view(album, best, t, thumbs, k=k)) for t in others)
+    return album.classes[best.target], answer_html(told, album.classes, logits) + looks_like_view(album, shortened(best, k), thumbs) + rivals
 
 # %% ../nbs/30_runs.ipynb #30_runs-114
 def explained_images(
@@ -715,7 +676,7 @@ def explained_images(
     told = [explained_image(model, album, image[None], k) for image in tqdm(x, desc="explaining", delay=2, leave=False)]
     lead = (f"{len(paths)} image{'s' if len(paths) > 1 else ''}, each brought to {size} x {size} px. The network was trained on {run.config['pictures']}"
             f"{': crop your photographs in the same way' if run.config['pictures'].startswith('crops') else ''}. A class's logit is the sum of similarity times weight.")
-    return page("This looks like that", [(f"{Path(p).name}: {name}", html) for p, (name, html) in zip(paths, told)], lead)
+    return page("This looks like that", [(f"{Path(p).name}: {name}", html) for p, (name, html) in zip(paths, told)], lead, STYLE + WHY_STYLE)
 
 # %% ../nbs/30_runs.ipynb #30_runs-118
 def reopened(
@@ -729,15 +690,14 @@ def reopened(
     check_same_images(run.folder, image_record(splits))
     return as_reference(splits) if c.legacy else splits
 
-def nearest_section(
+def nearest_rows(
     model:nn.Module, # a ProtoPNet
-    album:Album, # its prototypes
     images:Images, # to search
     k:int, # nearest patches a prototype
-)->str: # HTML
-    "The patches nearest to each prototype, as rows"
+)->list: # P lists of Patch
+    "The patches nearest to each prototype, framed"
     loader, place = Loader(images, model.backbone.stats), geometry(model.backbone, tuple(images.x.shape[-2:]))
-    return strips_view(album, boxed_rows(model, loader, place, nearest_patches(model, loader, place, min(k, len(images)))), Thumbs(images.x))
+    return boxed_rows(model, loader, place, nearest_patches(model, loader, place, min(k, len(images))))
 
 # %% ../nbs/30_runs.ipynb #30_runs-119
 def run_gallery(
@@ -751,11 +711,15 @@ def run_gallery(
     model = run.model()
     album, k, rest = own_album(run, model), min(10, max(1, 2000 // len(model.cls))) if k is None else k, []
     lead = f"{len(model.classes)} classes, {len(model.cls)} prototypes. Each prototype is a patch of a training image."
-    try: rest = [("The patches nearest to each", nearest_section(model, album, reopened(run, data, cache).project, k))] if k else []
+    numbers = {"weight": own_weights(model.last.weight, model.cls)}
+    try:
+        if k:
+            near = nearest_rows(model, images := reopened(run, data, cache).project, k)
+            numbers["nearest of its class"], rest = own_share(album.patches, near), [("The patches nearest to each", strips_view(album, near, Thumbs(images.x)))]
     except (ValueError, OSError) as error:
         tell(f"the nearest patches are left out, for the images are not to be had: {error}")
         lead += " The training images could not be opened, so the patches nearest to each prototype are left out."
-    return page("This looks like that", [("All prototypes", wall_view(album)), *rest, ("The run", table_html(run_rows(run)))], lead)
+    return page("This looks like that", [("All prototypes", wall_view(album, numbers=numbers)), *rest, ("The run", table_html(run_rows(run)))], lead)
 
 # %% ../nbs/30_runs.ipynb #30_runs-120
 def write_page(

@@ -6,11 +6,13 @@ import torch
 
 from protolab.backbone import cell_box, field_box, geometry, make_backbone
 from protolab.core import Patch
-from protolab.data import FASHION, Images, Loader, fashion_splits, find_fashion, normalise
+from protolab.data import FASHION, Images, Loader, fashion_splits, find_fashion, first_of_each, normalise
 from protolab.model import protopnet
 from protolab.project import check_projection, project_
 from protolab.prototypes import log_similarity
-from protolab.street import RECIPES, TiedNet, anchor, empty_share, fashion, first_of_each, stage_numbers
+from protolab.report import empty_share
+from protolab.street import RECIPES, fashion, stage_numbers
+from protolab.tied import TiedNet, anchor
 
 
 def here():

@@ -148,8 +148,8 @@ def test_stopped_within_an_epoch_of_the_plain_classifier(step, whole, photos, tm
         left[0] -= 1
         if left[0] == 0: raise KeyboardInterrupt
         return loss(model, out, y)
-    loss, plug.__qualname__ = runs.answer_loss, "answer_loss"
-    monkeypatch.setattr(runs, "answer_loss", plug)
+    loss, plug.__qualname__ = runs.plain_loss, "plain_loss"
+    monkeypatch.setattr(runs, "plain_loss", plug)
     with pytest.raises(KeyboardInterrupt): train_run(tmp_path/"run", ours(photos), tell=silent)
     assert len(open_run(tmp_path/"run").history) == step - 1
     check_same(train_run(tmp_path/"run", ours(photos), tell=silent), whole["default"])
