@@ -122,7 +122,7 @@ def hero(cells, nb):
     name = next((c.id for c in nb.cells if c.cell_type == "code" and "hero" in directives(c.source)), None)
     cell = next((c for c in cells if c.id == name), None)
     if cell is None: return []
-    top = nbformat.v4.new_code_cell("", id="hero", metadata=cell.metadata | {"tags": ["remove-input"]}, outputs=cell.outputs)
+    top = nbformat.v4.new_code_cell(cell.source, id="hero", metadata=cell.metadata | {"tags": ["remove-input"]}, outputs=cell.outputs)
     cell.outputs = []
     return [top]
 
