@@ -21,8 +21,7 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture
-def tab(browser):
+def watched(browser):
     "A fresh tab that notes what it asked of the outside, and what its console complained about"
     page = browser.new_page(viewport={"width": 1400, "height": 1200})
     page.set_default_timeout(90_000)
@@ -35,5 +34,20 @@ def tab(browser):
     page.route("**/*", guard)
     page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda e: page.complaints.append(str(e)))
+    return page
+
+
+@pytest.fixture
+def tab(browser):
+    "A tab of this test's own"
+    page = watched(browser)
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def one_tab(browser):
+    "A tab that a file's tests share, because opening one takes longer than a visit"
+    page = watched(browser)
     yield page
     page.close()

@@ -26,10 +26,16 @@ def comments(source):
     return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT and t.line.strip() != t.string.strip()}
 
 
+def listed(tree):
+    "A module's `__all__`"
+    return next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__")
+
+
 def named(source):
     "Each public name of a module with its node, in the order of the lesson"
-    for node in ast.parse(source).body:
-        for name in names_in(ast.unparse(node)): yield name, node
+    tree = ast.parse(source)
+    for node in tree.body:
+        yield from ((name, node) for name in names_in(ast.unparse(node)) if name.split(".")[0] in listed(tree))
 
 
 def parameters(f):

@@ -94,6 +94,12 @@ def reference(nb, room):
     return [markdown(f"## Reference\n\nWhat `protolab.{room}` exports, each with its parameters: {links_}", "reference")]
 
 
+def links_of(state, used):
+    "The models that join two used ones (`jslink`): no view names them"
+    linked = {model: re.findall(r"IPY_MODEL_(\w+)", json.dumps(s)) for model, s in state.items() if s.get("model_name") in ("LinkModel", "DirectionalLinkModel")}
+    return {model: state[model] for model, ends in linked.items() if set(ends) <= used.keys()}
+
+
 def used_state(state, cells):
     "The widget models that the page's views need; those of progress bars go"
     todo = [o.data[VIEW]["model_id"] for c in cells for o in c.get("outputs", []) if VIEW in o.get("data", {})]
@@ -102,7 +108,7 @@ def used_state(state, cells):
         if (model := todo.pop()) in state and model not in used:
             used[model] = state[model]
             todo += re.findall(r"IPY_MODEL_(\w+)", json.dumps(state[model]))
-    return used
+    return used | links_of(state, used)
 
 
 def page(nb, path):
@@ -130,8 +136,10 @@ def hero(cells, nb):
 def front(made, nb):
     "The home page: title, hero, and the doors as cards; the site's contents, out of sight"
     first, *rest = made.cells
-    for cell in rest: cell.source = re.sub(r"\A(?=\| *learn)", "{.doors}\n", cell.source, flags=re.I) if cell.cell_type == "markdown" else cell.source
-    made.cells = [first, *hero(rest, nb), *rest, contents()]
+    for cell in rest: cell.source = re.sub(r"\A(?=\| Learn)", "{.doors}\n", cell.source)
+    top = hero(rest, nb)
+    hint = [markdown("Move the slider, or press Tab and the arrow keys: eight birds that the network had not seen, and why it calls each by its name.", "hint")] * len(top)
+    made.cells = [first, *top, *hint, *rest, contents()]
     return made
 
 
