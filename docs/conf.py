@@ -6,6 +6,7 @@ exclude_patterns = ["_static", "theme", "extra"]
 
 html_title = "protolab"
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_static_path = ["_static", "theme"]
 html_extra_path = ["extra"]  # the notebooks, to download
 html_css_files = ["custom.css"]

@@ -240,17 +240,20 @@ SHOWN = ["index", "map", "loss", "prototypes", "explain", "gallery", "wall", "ex
          "glossary", "benchmarks", "cite", "teaching"]
 
 
+TO_THE_GALLERY = "() => { scrollTo(0, 0); document.querySelector('.cell_output .pl')?.closest('.cell').scrollIntoView(); }"
+
+
 @built
 @pytest.mark.parametrize("name", [name for name in SHOWN if f"{name}.html" in PAGES])
 def test_pictures_for_the_eye(one_tab, address, name):
-    "Three widths and both themes into _shots; a lesson with galleries also at its first one"
+    "Three widths and both themes into _shots; a lesson with galleries at its first one"
     SHOTS.mkdir(exist_ok=True)
     one_tab.goto(f"{address}/{name}.html")
-    if name != "index" and one_tab.locator(".cell_output .pl").count(): one_tab.locator(".cell_output .pl").first.evaluate("e => e.scrollIntoView()")
     for theme in ("light", "dark"):
         one_tab.emulate_media(color_scheme=theme)
         for width in (400, 1000, 1600):
             one_tab.set_viewport_size({"width": width, "height": 1000})
+            if name != "index": one_tab.evaluate(TO_THE_GALLERY)
             assert one_tab.evaluate(WIDE) == []
             one_tab.screenshot(path=SHOTS/f"{name}-{width}-{theme}.jpg", type="jpeg", quality=80)
     one_tab.emulate_media(color_scheme="light")

@@ -75,10 +75,12 @@ def code(text): return f"{TICK}{text}{TICK}".replace("|", r"\|") if text else ""
 
 
 def table(rows, notes):
-    "The docments: one row a parameter or field"
-    lines = [f"| {code(n)} | {code(text_of(p.annotation))} | {code(text_of(d)) if d is not None else ''} | {in_table(notes.get(p.end_lineno, ''))} |"
-             for n, p, d in rows]
-    return "\n".join(["| name | type | default | what |", "|---|---|---|---|", *lines]) if lines else ""
+    "The docments: one row a parameter or field; no column of defaults where there are none"
+    if not rows: return ""
+    some = any(d is not None for _, _, d in rows)
+    head = ["name", "type", *["default"] * some, "what"]
+    lines = [[code(n), code(text_of(p.annotation)), *[code(text_of(d)) if d is not None else ""] * some, in_table(notes.get(p.end_lineno, ""))] for n, p, d in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
 
 
 def returned(f, notes):

@@ -94,6 +94,11 @@ def letters(_):
     return "\n".join(tables(text.split("## The letters")[1])[0])
 
 
+def without_runs(lines):
+    "Rows of a table without its last column, if that tells each run"
+    return [re.sub(r"\|[^|]*\|$", "|", line) for line in lines] if lines[0].rstrip("| ").endswith("each run") else lines
+
+
 def headline(words):
     "Some rows of a benchmark's page, with its command, date and machine: `fill headline bench-default: accuracy; drop`"
     name, wanted = words.split(":", 1)
@@ -103,7 +108,7 @@ def headline(words):
     found = [next((r for r in rows if r.lstrip("| ").startswith(w.strip())), None) for w in wanted.split(";")]
     if None in found: raise RuntimeError(f"docs/benchmarks.md: docs/{name.strip()}.md has no row that begins with {wanted.split(';')[found.index(None)].strip()!r}")
     home = next(t for t in tables(text) if found[0] in t)
-    return "\n".join([*home[:2], *found, "", *facts, f"- All rows, and how they were measured: [{name.strip()}]({name.strip()}.md)"])
+    return "\n".join([*without_runs([*home[:2], *found]), "", *facts, f"- All rows, and how they were measured: [{name.strip()}]({name.strip()}.md)"])
 
 
 def version(_): return get_config().version
