@@ -70,8 +70,9 @@ def folded(cell):
 
 
 def patched(node):
-    "The class that a `@patch` function belongs to, or None"
+    "The class that a `@patch` function belongs to, the first of several, or None"
     first = node.args.args[0].annotation if isinstance(node, ast.FunctionDef) and node.args.args else None
+    if isinstance(first, ast.Tuple): first = first.elts[0]
     return first.id if isinstance(first, ast.Name) and any("patch" in ast.unparse(d) for d in node.decorator_list) else None
 
 
