@@ -34,8 +34,9 @@ def listed(tree):
 def named(source):
     "Each public name of a module with its node, in the order of the lesson"
     tree = ast.parse(source)
+    known = set(listed(tree))
     for node in tree.body:
-        yield from ((name, node) for name in names_in(ast.unparse(node)) if name.split(".")[0] in listed(tree))
+        yield from ((name, node) for name in names_in(ast.unparse(node)) if name.split(".")[0] in known)
 
 
 def parameters(f):
