@@ -240,7 +240,10 @@ SHOWN = ["index", "map", "loss", "prototypes", "explain", "gallery", "wall", "ex
          "glossary", "benchmarks", "cite", "teaching"]
 
 
-TO_THE_GALLERY = "() => { scrollTo(0, 0); document.querySelector('.cell_output .pl')?.closest('.cell').scrollIntoView(); }"
+TO_THE_GALLERY = """() => {
+  scrollTo({top: 0, behavior: 'instant'});
+  document.querySelector('.cell_output .pl')?.closest('.cell').scrollIntoView({behavior: 'instant'});
+}"""
 
 
 @built
@@ -249,6 +252,7 @@ def test_pictures_for_the_eye(one_tab, address, name):
     "Three widths and both themes into _shots; a lesson with galleries at its first one"
     SHOTS.mkdir(exist_ok=True)
     one_tab.goto(f"{address}/{name}.html")
+    one_tab.wait_for_function(f"() => !({UNDRAWN})().length")
     for theme in ("light", "dark"):
         one_tab.emulate_media(color_scheme=theme)
         for width in (400, 1000, 1600):
