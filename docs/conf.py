@@ -2,11 +2,13 @@
 project = "protolab"
 copyright = "2026 onwards, The protolab authors"
 extensions = ["myst_nb"]
-exclude_patterns = ["_static", "theme"]
+exclude_patterns = ["_static", "theme", "extra"]
 
 html_title = "protolab"
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_static_path = ["_static", "theme"]
+html_extra_path = ["extra"]  # the notebooks, to download
 html_css_files = ["custom.css"]
 html_copy_source = False
 
@@ -15,7 +17,7 @@ nb_merge_streams = True
 nb_code_prompt_show = "Show the {type}"
 nb_code_prompt_hide = "Hide the {type}"
 nb_render_markdown_format = "myst"
-myst_enable_extensions = ["dollarmath", "amsmath", "attrs_inline"]
+myst_enable_extensions = ["dollarmath", "amsmath", "attrs_inline", "attrs_block"]
 myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]
 

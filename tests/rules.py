@@ -196,13 +196,14 @@ def cell_rule(nb, longest=25, median=5):
 
 
 def opening_rule(nb, room):
-    "A lesson opens with title, subtitle, In / Out / You need; then default_exp, exported imports, hidden test imports"
-    start = next((i for i, c in enumerate(nb.cells) if c.cell_type == "code"), 0)
-    text, wrong = "\n".join(c.source for c in nb.cells[:start]), []
+    "A lesson opens with title, subtitle, In / Out / You need; then default_exp, exported imports, hidden test imports; Colab's cell doesn't count"
+    cells = [c for c in nb.cells if c.id != "colab"]
+    start = next((i for i, c in enumerate(cells) if c.cell_type == "code"), 0)
+    text, wrong = "\n".join(c.source for c in cells[:start]), []
     if not text.startswith(f"# {room}\n"): wrong.append(f"does not begin with the title `# {room}`")
     if not re.search(r"^> \S", text, re.M): wrong.append("no one-line subtitle `> ...`")
     if not re.search(r"^\| *In *\| *Out *\| *You need *\|", text, re.M): wrong.append("no table In / Out / You need")
-    directives = [first_directive(c) for c in nb.cells[start:start + 3]]
+    directives = [first_directive(c) for c in cells[start:start + 3]]
     if directives != ["default_exp", "export", "hide"]: wrong.append(f"begins with the cells {directives}, not default_exp, export, hide")
     return wrong
 

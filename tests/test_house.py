@@ -262,6 +262,14 @@ LESSON_RULES = [rules.cell_rule, lambda nb: rules.opening_rule(nb, "core"), rule
 def test_a_good_lesson_passes(): assert [rule(notebook(*LESSON)) for rule in LESSON_RULES] == [[]] * len(LESSON_RULES)
 
 
+def test_a_lesson_may_begin_with_colabs_cell():
+    "And with no other cell"
+    nb = notebook(LESSON[0], "`#| hide\nimport sys", *LESSON[1:])
+    assert "begins with the cells" in rules.opening_rule(nb, "core")[0]
+    nb.cells[1].id = "colab"
+    assert not rules.opening_rule(nb, "core")
+
+
 SPOILT = {  # what is replaced by what -> the complaint
     "another title": ("# core\n", "# Core\n", "the title"), "no subtitle": ("> Nouns", "Nouns", "subtitle"), "no table": ("| In |", "| Input |", "no table"),
     "no hidden imports": ("`#| hide\nimport re", "`import re", "begins with the cells"), "nothing goes wrong": ("What goes wrong", "Fine", "what goes wrong"),

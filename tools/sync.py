@@ -1,4 +1,4 @@
-"""Bring library and README in step with the notebooks: export, clean, strip, README.
+"""Bring library and README in step with the notebooks: export, clean, Colab's cell, strip, README.
 `--check` does it in a copy and fails with the difference, so a test never changes the working tree."""
 import difflib
 import os
@@ -13,10 +13,10 @@ PARTS = ("settings.ini", "setup.py", "README.md", "index.ipynb", "nbs", "protola
 
 
 def sync(root):
-    "Do the four steps in the project that lies at `root`"
+    "Do the five steps in the project that lies at `root`"
     notebooks = sorted(str(p.relative_to(root)) for p in [*root.glob("*.ipynb"), *root.glob("nbs/**/[!._]*.ipynb")])
     python, env = sys.executable, os.environ | {"PYTHONPATH": str(root)}
-    for command in (["nbdev_export"], ["nbdev_clean", "--fname", "."], [python, "tools/strip.py", *notebooks], [python, "tools/docs.py", "--readme"]):
+    for command in (["nbdev_export"], ["nbdev_clean", "--fname", "."], [python, "tools/colab.py", *notebooks], [python, "tools/strip.py", *notebooks], [python, "tools/docs.py", "--readme"]):
         subprocess.run(command, cwd=root, env=env, check=True)
 
 
