@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from protolab.core import Evidence, Patch
-from protolab.explain import Explanation
 from protolab.gallery import PERCEPTUAL, Album, NearestGallery, Reel, Thumbs, heat_image, heat_layer, nearest_view, page, strips_view, table_html
 from protolab.wall import WallGallery, wall_view
 
@@ -225,7 +224,7 @@ def test_images_of_any_shape(size):
 
 @pytest.fixture(scope="module")
 def whole_page(tmp_path_factory):
-    album, one = make_album(), Thumbs(make_album().thumbs.x[3:4])
+    album = make_album()
     rows = rows_of(album)
     sections = [("Wall", wall_view(album)), ("Strips", strips_view(album, rows, album.thumbs)),
                 ("Nearest", nearest_view(album, 2, rows[2], album.thumbs))]
