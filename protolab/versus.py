@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SAME_PLACE', 'VERSUS_STYLE', 'Side', 'as_side', 'number_rows', 'box_overlap', 'Pair', 'patch_overlap', 'pair_of',
-           'by_number', 'told_apart', 'by_place', 'half_html', 'near_html', 'row_html', 'alone_html', 'class_pairs',
-           'in_words', 'sum_html', 'split_pairs', 'rows_html', 'versus_view', 'alike', 'pair_view', 'shares',
-           'large_html', 'half_tiles', 'versus_sheet', 'pair_sheet', 'VersusGallery', 'PairGallery']
+           'by_number', 'pair_differences', 'by_place', 'half_html', 'near_html', 'row_html', 'alone_html',
+           'class_pairs', 'in_words', 'sum_html', 'split_pairs', 'rows_html', 'versus_view', 'alike', 'pair_view',
+           'shares', 'large_html', 'half_tiles', 'versus_sheet', 'pair_sheet', 'VersusGallery', 'PairGallery']
 
 # %% ../nbs/18_versus.ipynb #18_versus-002
 from dataclasses import dataclass, field
@@ -120,7 +120,7 @@ def by_number(
     return pairs + [Pair(j, None) for j in range(len(old)) if j not in there] + [Pair(None, j) for j in range(len(new)) if j not in there]
 
 # %% ../nbs/18_versus.ipynb #18_versus-028
-def told_apart(
+def pair_differences(
     left:Side, # one model
     right:Side, # another
     pair:Pair, # of them
@@ -182,7 +182,7 @@ def row_html(
     pair:Pair, # of them
 )->str: # HTML
     "Two prototypes side by side, and in what they differ"
-    said = told_apart(left, right, pair)
+    said = pair_differences(left, right, pair)
     words = "≠ " + " · ".join(said) if said else "= no difference"
     return f'<section class="pl-pair{" pl-differs" if said else ""}"><p>{escape(words)}</p>{half_html(left, pair.left)}{half_html(right, pair.right)}</section>'
 
@@ -215,7 +215,7 @@ def in_words(
 )->str: # a sentence
     "How many pairs there are, how many differ, and who has no partner"
     real = [pair for pair in pairs if None not in pair[:2]]
-    differ, none = sum(bool(told_apart(left, right, pair)) for pair in real), [sum(pair[1 - n] is None for pair in pairs) for n in (0, 1)]
+    differ, none = sum(bool(pair_differences(left, right, pair)) for pair in real), [sum(pair[1 - n] is None for pair in pairs) for n in (0, 1)]
     lonely = "".join(f", {n} only in {side.name}" for n, side in zip(none, (left, right)) if n)
     return f"{differ} of {len(real)} pairs differ{lonely}" if real else f"no pairs{lonely}"
 
@@ -344,7 +344,7 @@ def versus_sheet(
     "`versus_view` as a still picture"
     real, alone = split_pairs(class_pairs(left, right, pairs, label))
     def row(a, b, mark): return [*half_tiles(left, a, k), written((mark,), (62, 62)), *half_tiles(right, b, k)]
-    rows = [row(*pair[:2], "   ≠" if told_apart(left, right, pair) else "   =") for pair in real] + [row(a, b, "no pair") for a, b in alone]
+    rows = [row(*pair[:2], "   ≠" if pair_differences(left, right, pair) else "   =") for pair in real] + [row(a, b, "no pair") for a, b in alone]
     return contact_sheet(rows or [[written(("no pairs here",))]], f"{left.album.classes[label]}: {left.name} | {right.name}{f', paired {how}' if how else ''}")
 
 # %% ../nbs/18_versus.ipynb #18_versus-064
@@ -379,7 +379,7 @@ class VersusGallery(Gallery):
         self.only = W.ToggleButtons(options={"all pairs": False, "those that differ": True}, style={"button_width": "auto"})
         super().__init__([self.label, stepper(self.label), self.how, self.only])
 
-    def chosen(self): return [pair for pair in self.pairs[self.how.value] if not self.only.value or told_apart(self.left, self.right, pair)]
+    def chosen(self): return [pair for pair in self.pairs[self.how.value] if not self.only.value or pair_differences(self.left, self.right, pair)]
     def shown(self): return self.left, self.right, self.chosen(), self.label.value, self.how.value
 
     def sections(self):

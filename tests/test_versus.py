@@ -16,7 +16,7 @@ from protolab.model import tiny_model
 from protolab.project import project_
 from protolab.prune import keep_
 from protolab.versus import (VERSUS_STYLE, Pair, PairGallery, Side, VersusGallery, alike, as_side, box_overlap, by_number, by_place, in_words, number_rows,
-                             pair_of, pair_view, patch_overlap, shares, told_apart, versus_sheet, versus_view)
+                             pair_of, pair_view, patch_overlap, shares, pair_differences, versus_sheet, versus_view)
 
 NAMES = ["Great Crested Flycatcher of the Northern Woods", "Salt & <Pepper>", "鸟"]
 
@@ -32,7 +32,7 @@ def made(name="left", P=6, k=3, change=None, near_change=None, weights=None):
     return Side(name, Album(patches, thumbs, NAMES), near, thumbs, weights or [1.0] * P, {"accuracy": 0.5, "prototypes": P})
 
 
-def marked(left, right, pairs): return [pair[:2] for pair in pairs if told_apart(left, right, pair)]
+def marked(left, right, pairs): return [pair[:2] for pair in pairs if pair_differences(left, right, pair)]
 
 
 @pytest.mark.parametrize("pairing", [by_number, by_place])
@@ -86,7 +86,7 @@ def test_a_prototype_that_was_removed_has_no_partner():
     right = turned(left, [0, 1, 3, 4, 5])
     pairs = by_place(left, right)
     assert marked(left, right, pairs) == [(2, None)] and len(pairs) == 6
-    assert told_apart(left, right, Pair(2, None)) == ["only in left"] and told_apart(left, right, Pair(None, 2)) == ["only in turned"]
+    assert pair_differences(left, right, Pair(2, None)) == ["only in left"] and pair_differences(left, right, Pair(None, 2)) == ["only in turned"]
     assert in_words(left, right, pairs) == "0 of 5 pairs differ, 1 only in left"
     assert [pair[:2] for pair in by_number(left, right)] == [(0, 0), (1, 1), (2, 2), (4, 4), (3, None), (5, None), (None, 3)]   # classes 0 0 1 1 2 2 and 0 0 1 2 2
 
