@@ -8,12 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from protolab.core import Evidence, Patch
-from protolab.explain import Explanation
-from protolab.explore import ActivationGallery, activation_view
+from protolab.core import Patch
 from protolab.gallery import PERCEPTUAL, Album, NearestGallery, Reel, Thumbs, heat_image, heat_layer, nearest_view, page, strips_view, table_html
 from protolab.wall import WallGallery, wall_view
-from protolab.why import LooksLikeGallery, looks_like_view
 
 LONG = ["Great Crested Flycatcher of the Northern Woods", "Salt & <Pepper>", 'the "quoted" one', "Käuzchen", "n02123045_tabby_cat_with_underscores_and_no_space", "鸟"]
 EDGES = [(0, 0, 8, 8), (88, 88, 96, 96), (0, 80, 16, 96), (40, 40, 41, 41), (0, 0, 96, 96), (30, 10, 60, 90)]
@@ -35,12 +32,7 @@ def own_rows(album, shift, k=10):
     return [row(p) for p in album.patches]
 
 
-def evidence(j, weight=1.0, shape=(96, 96)):
-    map = torch.rand(shape, generator=torch.Generator().manual_seed(j))
-    return Evidence(prototype=j, of=j % 6, target=0, similarity=3.0, weight=weight, cell=(0, 0), box=EDGES[j % 6], map=map)
-
-
-def told(): return [Explanation(t, 4.0, [evidence(0), evidence(1, -0.5), evidence(2, 0.0)], 4.0 - 1.5) for t in (0, 1)]
+def ramp(j): return torch.rand((96, 96), generator=torch.Generator().manual_seed(j))
 
 
 def galleries():
@@ -48,15 +40,13 @@ def galleries():
     near = {"train": (rows_of(album), album.thumbs), "test": (rows_of(album)[::-1], album.thumbs)}
     yield NearestGallery(album, near)
     yield NearestGallery(album, near, own={name: own_rows(album, shift) for shift, name in enumerate(near)})
-    yield WallGallery(album, {"weight": range(12), "uses": [n % 5 for n in range(12)]}, lambda j: evidence(j).map, per=5)
-    yield ActivationGallery(album, album.thumbs.x[3], [evidence(j) for j in range(5)])
-    yield LooksLikeGallery(album, album.thumbs.x[3], told(), truth=1)
+    yield WallGallery(album, {"weight": range(12), "uses": [n % 5 for n in range(12)]}, ramp, per=5)
 
 
-KINDS = ("nearest", "nearest with own class", "wall", "activation", "looks like")
+KINDS = ("nearest", "nearest with own class", "wall")
 
 
-@pytest.fixture(params=range(5), ids=KINDS)
+@pytest.fixture(params=range(3), ids=KINDS)
 def gallery(request):
     made = list(galleries())
     yield made[request.param]
@@ -232,10 +222,10 @@ def test_images_of_any_shape(size):
 
 @pytest.fixture(scope="module")
 def whole_page(tmp_path_factory):
-    album, one = make_album(), Thumbs(make_album().thumbs.x[3:4])
+    album = make_album()
     rows = rows_of(album)
-    sections = [("This looks like that", looks_like_view(album, told()[0], one, 1)), ("Wall", wall_view(album)), ("Strips", strips_view(album, rows, album.thumbs)),
-                ("Nearest", nearest_view(album, 2, rows[2], album.thumbs)), ("Map", activation_view(album, evidence(4), one))]
+    sections = [("Wall", wall_view(album)), ("Strips", strips_view(album, rows, album.thumbs)),
+                ("Nearest", nearest_view(album, 2, rows[2], album.thumbs))]
     path = tmp_path_factory.mktemp("page")/"page.html"
     path.write_text(page("A page & its <title>", sections, "Words."), encoding="utf-8")
     return path
