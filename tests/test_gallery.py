@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from protolab.core import Evidence, Patch
+from protolab.core import Patch
 from protolab.gallery import PERCEPTUAL, Album, NearestGallery, Reel, Thumbs, heat_image, heat_layer, nearest_view, page, strips_view, table_html
 from protolab.wall import WallGallery, wall_view
 
@@ -32,9 +32,7 @@ def own_rows(album, shift, k=10):
     return [row(p) for p in album.patches]
 
 
-def evidence(j, weight=1.0, shape=(96, 96)):
-    map = torch.rand(shape, generator=torch.Generator().manual_seed(j))
-    return Evidence(prototype=j, of=j % 6, target=0, similarity=3.0, weight=weight, cell=(0, 0), box=EDGES[j % 6], map=map)
+def ramp(j): return torch.rand((96, 96), generator=torch.Generator().manual_seed(j))
 
 
 def galleries():
@@ -42,7 +40,7 @@ def galleries():
     near = {"train": (rows_of(album), album.thumbs), "test": (rows_of(album)[::-1], album.thumbs)}
     yield NearestGallery(album, near)
     yield NearestGallery(album, near, own={name: own_rows(album, shift) for shift, name in enumerate(near)})
-    yield WallGallery(album, {"weight": range(12), "uses": [n % 5 for n in range(12)]}, lambda j: evidence(j).map, per=5)
+    yield WallGallery(album, {"weight": range(12), "uses": [n % 5 for n in range(12)]}, ramp, per=5)
 
 
 KINDS = ("nearest", "nearest with own class", "wall")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from protolab.core import Patch
 from protolab.gallery import Album, Thumbs, page
-from protolab.wall import FEW, SHOWN, MapThumbs, WallGallery, own_share, own_weights, sorted_by, times_used, wall_sheet, wall_view
+from protolab.wall import FEW, SHOWN, MapThumbs, WallGallery, own_share, own_weights, sorted_by, times_used, wall_view
 
 SIDE = 112
 
