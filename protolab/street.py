@@ -334,7 +334,7 @@ def folded(
     html:str, # what then comes to light
 )->str: # HTML
     "Something that a reader may unfold"
-    return f"<details><summary>{escape(words)}</summary>{html}</details>"
+    return f'<details style="margin:18px 0"><summary style="cursor:pointer;font-weight:600;margin-bottom:14px">{escape(words)}</summary>{html}</details>'
 
 # %% ../nbs/21_street.ipynb #21_street-058
 def gallery_page(
