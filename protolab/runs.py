@@ -9,7 +9,7 @@ __all__ = ['SETS', 'ONLY', 'SMALL', 'RUN_FORMAT', 'UNTRAINED', 'write_json', 're
            'Candidate', 'numbered', 'chosen', 'as_reference', 'write_choice', 'read_test', 'keep_sources',
            'kept_sources', 'planned', 'seconds_left', 'spoken', 'progress_line', 'say_line', 'Run', 'open_run',
            'run_rows', 'built', 'rebuilt', 'Job', 'job_of', 'begin_run', 'finish_run', 'swept', 'train_run', 'reporter',
-           'own_album', 'prove_run', 'answer_html', 'explained_image', 'explained_images', 'reopened', 'nearest_rows',
+           'own_album', 'prove_run', 'answer_html', 'explained_image', 'explained_images', 'reopened', 'nearest_of_run',
            'run_gallery', 'write_page']
 
 # %% ../nbs/30_runs.ipynb #30_runs-002
@@ -690,7 +690,7 @@ def reopened(
     check_same_images(run.folder, image_record(splits))
     return as_reference(splits) if c.legacy else splits
 
-def nearest_rows(
+def nearest_of_run(
     model:nn.Module, # a ProtoPNet
     images:Images, # to search
     k:int, # nearest patches a prototype
@@ -714,7 +714,7 @@ def run_gallery(
     numbers = {"weight": own_weights(model.last.weight, model.cls)}
     try:
         if k:
-            near = nearest_rows(model, images := reopened(run, data, cache).project, k)
+            near = nearest_of_run(model, images := reopened(run, data, cache).project, k)
             numbers["nearest of its class"], rest = own_share(album.patches, near), [("The patches nearest to each", strips_view(album, near, Thumbs(images.x)))]
     except (ValueError, OSError) as error:
         tell(f"the nearest patches are left out, for the images are not to be had: {error}")
