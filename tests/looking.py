@@ -8,9 +8,6 @@ LONG = ["Great Crested Flycatcher of the Northern Woods", "Salt & <Pepper>", 'th
 EDGES = [(0, 0, 8, 8), (88, 88, 96, 96), (0, 80, 16, 96), (40, 40, 41, 41), (0, 0, 96, 96), (30, 10, 60, 90)]
 
 
-def controls(gallery): return gallery.children[0].children
-
-
 def settings(control):
     "The values that a control can take"
     if isinstance(control, W.ToggleButton): return [True, False]
