@@ -238,6 +238,9 @@ def gallery():
 def controls(gallery): return [c for row in gallery.children[0].children for c in getattr(row, "children", (row,))]
 
 
+# `settings` of looking.py says what each of them can be set to
+
+
 def test_each_control_changes_the_view_and_leaves_no_widget_behind(gallery):
     before = living()
     for control in controls(gallery):

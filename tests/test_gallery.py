@@ -54,6 +54,9 @@ def gallery(request):
 def controls(gallery): return [c for row in gallery.children[0].children for c in getattr(row, "children", (row,))]
 
 
+# `settings` of looking.py says what each of them can be set to
+
+
 def test_each_control_changes_the_view(gallery):
     for control in controls(gallery):
         seen = set()

@@ -239,6 +239,9 @@ def test_parts_of_another_image_are_refused():
 def controls(gallery): return [c for row in gallery.children[0].children for c in getattr(row, "children", (row,))]
 
 
+# `settings` of looking.py says what each of them can be set to
+
+
 @pytest.mark.parametrize("other", [0, 1])
 def test_each_control_changes_the_view(gallery, other):
     gallery.other.value = other
