@@ -463,9 +463,8 @@ class Gallery(W.VBox):
         for control in controls: control.observe(self.draw, "value")
         self.draw()
 
-    def draw(self, change=None):
-        if change and hasattr(change.owner, "steps"): return          # a stepper moves another control, which is heard as well
-        self.screen.value = f"<style>{self.style}</style>{self.view(*self.shown())}"
+    def draw(self, change=None): # not for a stepper: what it moves is heard as well
+        if not (change and hasattr(change.owner, "steps")): self.screen.value = f"<style>{self.style}</style>{self.view(*self.shown())}"
 
     def close(self):
         "Take the gallery away, with its controls and what they are styled by"
