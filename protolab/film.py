@@ -273,7 +273,7 @@ def strip_html(
 )->str: # HTML
     "A film as a strip: columns are frames, rows the prototypes of a class"
     shown, cells = highlights(frames, most), ["<div></div>"]
-    cells += [f"<div>{escape(frame_name(frames, n))}<small>{frames[n].numbers.get('accuracy', float('nan')):.1%}</small></div>" for n in shown]
+    cells += [f"<div>{escape(frame_name(frames, n))}<small>{_reached(frames[n])}</small></div>" for n in shown]
     for j in own_of(frames, label):
         cells.append(f"<div>{j}</div>")
         for n, before in zip(shown, [0, *shown]):
@@ -281,6 +281,8 @@ def strip_html(
             picture = crop_html(album.thumbs, p.image, p.box, f"Prototype {j}, {frame_name(frames, n)}: {fate(frames, n, j)}", class_colour(p.label))
             cells.append(f'<div>{picture}<small{" class=pl-exact" if p.distance == 0 else ""}>d = {p.distance:.3f}{dot}</small></div>')
     return f'<div class="pl pl-film"><div class="pl-roll" style="grid-template-columns:24px repeat({len(shown)},minmax(74px,1fr))">{"".join(cells)}</div></div>'
+
+def _reached(frame): return f"{frame.numbers['accuracy']:.1%}" if "accuracy" in frame.numbers else "–"
 
 # %% ../nbs/17_film.ipynb #17_film-070
 def film_sheet(
@@ -291,7 +293,7 @@ def film_sheet(
     most:int=9, # columns, at most
 )->bytes: # a JPEG file
     "`film_view` as a still picture: the strip, with a frame round what is present"
-    def head(i): return written((frame_name(frames, i), f"{frames[i].numbers.get('accuracy', float('nan')):.1%}"), (78, 44))
+    def head(i): return written((frame_name(frames, i), _reached(frames[i])), (78, 44))
     def cell(i, before, j):
         p, dot = frames[i].patches[j], " ●" if moved_on(frames, i, j, before) else ""
         picture = tile(album.thumbs, p.image, p.box, surroundings(p.box, album.thumbs.size), 78)

@@ -281,12 +281,10 @@ STYLE = """
 .pl-tag{display:inline-flex;gap:6px;align-items:center}.pl-tag b{width:11px;height:11px;border-radius:3px;flex:none}
 .pl-grid{display:grid;grid-template-columns:repeat(5,minmax(0,1fr));gap:14px 12px;--side:min(100%,160px)}.pl figure{margin:0;min-width:0}
 .pl figcaption{font-size:13px;line-height:1.3;margin-top:4px;overflow-wrap:anywhere}.pl-other .pl-pic{border-style:dashed}.pl-other figcaption{color:var(--quiet)}
-.pl-two{display:flex;gap:12px}.pl-two>*{flex:0 1 320px;width:auto;min-width:0}.pl-under .pl-pic{width:100%}.pl-under .pl-pic>img:first-child{filter:grayscale(1)}
+.pl-under .pl-pic{width:100%}.pl-under .pl-pic>img:first-child{filter:grayscale(1)}
 .pl-pic .pl-heat{position:absolute;inset:0;height:100%}.pl-pic em{position:absolute;width:14px;height:14px;margin:-7px;border:2px solid #fff;outline:1px solid #000;border-radius:50%}
 .pl-bar{display:flex;gap:8px;align-items:center;margin-top:10px;color:var(--quiet);font-size:12px}.pl-bar b{width:120px;height:10px;border-radius:3px;background:linear-gradient(90deg,#000004,#3b0f70,#8c2981,#de4968,#fe9f6d,#fcfdbf)}
-.pl-looks>header{--side:200px;align-content:start}.pl-row .pl-pic{align-self:center}.pl-row{display:grid;grid-template-columns:repeat(3,var(--side)) minmax(0,1fr);gap:12px;align-items:center;padding:10px 0;border-top:1px solid var(--line)}
-.pl-head{color:var(--quiet);font-size:12px;align-items:end;border-top:0;padding:0 0 6px;line-height:1.3}.pl-gain{height:8px;border-radius:4px;background:var(--line);overflow:hidden}.pl-gain b{display:block;height:100%;border-radius:4px}.pl-plus b{background:#1a9a8a}.pl-minus b{background:#d9622b}.pl strong{font-variant-numeric:tabular-nums}
-.pl-sum{border-top:2px solid var(--ink);padding:8px 0}.pl-sum p{display:flex;justify-content:space-between;gap:12px}
+.pl strong{font-variant-numeric:tabular-nums}
 .pl-wall{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,380px),1fr));grid-auto-flow:dense;gap:20px 32px}.pl-wall>section{min-width:0}.pl-wall>.pl-cards{grid-column:1/-1}
 .pl-cards{display:grid;grid-template-columns:repeat(5,minmax(0,1fr));grid-auto-flow:dense;gap:12px 10px;margin-top:6px;--side:100%}.pl-wall>.pl-cards,.pl-wall>:has([open])>.pl-cards{grid-template-columns:repeat(auto-fill,minmax(112px,1fr))}.pl-wall>:has([open]){grid-column:1/-1}.pl-cards .pl-tag{display:flex}
 .pl-card{min-width:0}.pl-card>summary{display:block;list-style:none;cursor:pointer;font-size:13px;line-height:1.3;border-radius:6px}.pl-card>summary::-webkit-details-marker{display:none}.pl-card>summary>span:last-child{display:block;margin-top:3px}.pl-card[open]{grid-column:1/-1;padding:12px;border:1px solid var(--line);border-radius:10px}.pl-card[open]>summary{float:left;width:84px;margin-right:16px}.pl-card[open]>summary :is(.pl-tag,small){display:none}
@@ -295,7 +293,7 @@ STYLE = """
 .pl-strips summary{padding:9px 0;border-top:1px solid var(--line);cursor:pointer;font-weight:600}.pl-strip{display:grid;grid-template-columns:96px minmax(0,1fr);gap:20px;padding:6px 0}
 .pl-strip>span{display:grid;grid-template-columns:repeat(auto-fit,minmax(64px,1fr));gap:6px;--side:min(100%,96px)}.pl-strip figcaption{display:none}
 @container (min-width:1040px){.pl-grid{grid-template-columns:repeat(10,minmax(0,1fr))}}@container (min-width:600px){.pl-open{flex-wrap:nowrap}.pl-open figure{flex:0 1 240px}.pl-open>div{flex:1 1 190px}}@container (min-width:760px){.pl-looks{display:grid;grid-template-columns:200px minmax(0,1fr);gap:36px}}
-@container (max-width:520px){.pl-row{grid-template-columns:repeat(3,minmax(0,1fr));--side:100%}.pl-row>div{grid-column:1/-1}.pl-strip{grid-template-columns:72px minmax(0,1fr);gap:12px;--side:72px}.pl-strip>span{grid-template-columns:repeat(auto-fit,minmax(48px,1fr))}.pl-head>:last-child{display:none}.pl-cards{gap:10px 8px}.pl-wall>.pl-cards,.pl-wall>:has([open])>.pl-cards{grid-template-columns:repeat(3,minmax(0,1fr))}.pl-wall>:has([open])>.pl-cards{grid-template-columns:repeat(5,minmax(0,1fr))}.pl-grid{grid-template-columns:repeat(3,minmax(0,1fr))}.pl-card[open]>summary{width:60px;margin-right:12px}}
+@container (max-width:520px){.pl-strip{grid-template-columns:72px minmax(0,1fr);gap:12px;--side:72px}.pl-strip>span{grid-template-columns:repeat(auto-fit,minmax(48px,1fr))}.pl-cards{gap:10px 8px}.pl-wall>.pl-cards,.pl-wall>:has([open])>.pl-cards{grid-template-columns:repeat(3,minmax(0,1fr))}.pl-wall>:has([open])>.pl-cards{grid-template-columns:repeat(5,minmax(0,1fr))}.pl-grid{grid-template-columns:repeat(3,minmax(0,1fr))}.pl-card[open]>summary{width:60px;margin-right:12px}}
 """
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-060b
@@ -465,7 +463,8 @@ class Gallery(W.VBox):
         for control in controls: control.observe(self.draw, "value")
         self.draw()
 
-    def draw(self, change=None): self.screen.value = f"<style>{self.style}</style>{self.view(*self.shown())}"
+    def draw(self, change=None): # not for a stepper: what it moves is heard as well
+        if not (change and hasattr(change.owner, "steps")): self.screen.value = f"<style>{self.style}</style>{self.view(*self.shown())}"
 
     def close(self):
         "Take the gallery away, with its controls and what they are styled by"
@@ -491,6 +490,7 @@ def stepper(
     "A slider that goes through the options of a list by arrow keys, Home and End"
     slider = W.IntSlider(max=len(choice.options) - 1, readout=False, layout=W.Layout(width="170px"))
     W.link((choice, "index"), (slider, "value"))
+    slider.steps = choice
     return slider
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-090a

@@ -20,6 +20,7 @@ from torch import nn
 from .core import Patch
 from .explain import boxed_patches, boxed_rows, nearest_patches
 from .gallery import STYLE, Album, Gallery, Thumbs, Tile, class_colour, class_html, contact_sheet, crop_html, signed, stepper, surroundings, table_html, tile, written
+from .wall import own_weights
 
 # %% ../nbs/18_versus.ipynb #18_versus-008
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def as_side(
     "What can be compared of a model, in three passes"
     album = Album(boxed_patches(model, home, g, model.provenance), Thumbs(home.images.x), model.classes)
     near = boxed_rows(model, seen, g, nearest_patches(model, seen, g, k))
-    weights = model.last.weight.detach()[model.cls, range(len(model.cls))].tolist()
+    weights = own_weights(model.last.weight, model.cls).tolist()
     return Side(name, album, near, Thumbs(seen.images.x), weights, numbers or {})
 
 # %% ../nbs/18_versus.ipynb #18_versus-015
@@ -60,11 +61,11 @@ def number_rows(
     right:Side, # another
 )->list: # rows of texts: name, left, right, difference
     "The numbers of two sides, and how they differ"
-    def text(v, sign=""): return "–" if v is None else f"{v:{sign}d}" if isinstance(v, int) else f"{v:{sign}.3f}"
+    def text(v, sign=""): return "–" if v is None else f"{v:{sign}{'d' if isinstance(v, int) else '.3f'}}".replace("-", "−")
     rows = []
     for name in {**left.numbers, **right.numbers}:
         a, b = left.numbers.get(name), right.numbers.get(name)
-        rows.append((name, text(a), text(b), text(None if a is None or b is None else b - a, "+").replace("-", "−")))
+        rows.append((name, text(a), text(b), text(None if a is None or b is None else b - a, "+")))
     return rows
 
 # %% ../nbs/18_versus.ipynb #18_versus-019
@@ -279,9 +280,11 @@ def pair_view(
     b:int, # a prototype of it
 )->str: # HTML
     "Two prototypes side by side, large, and what they have in common"
-    pair, p, q = pair_of(left, a, right, b), left.album.patches[a], right.album.patches[b]
-    words = alike(pair, (p.image, p.cell) == (q.image, q.cell), len(left.near[a]) if left.near else 0)
-    return f'<div class="pl pl-versus"><p class="pl-of"><strong>{words}</strong></p><section class="pl-pair pl-large">{large_html(left, a, right, b)}{large_html(right, b, left, a)}</section></div>'
+    return f'<div class="pl pl-versus"><p class="pl-of"><strong>{_words(left, a, right, b)}</strong></p><section class="pl-pair pl-large">{large_html(left, a, right, b)}{large_html(right, b, left, a)}</section></div>'
+
+def _words(left, a, right, b):
+    p, q = left.album.patches[a], right.album.patches[b]
+    return alike(pair_of(left, a, right, b), (p.image, p.cell) == (q.image, q.cell), len(left.near[a]) if left.near else 0)
 
 # %% ../nbs/18_versus.ipynb #18_versus-054
 def shares(
@@ -356,10 +359,8 @@ def pair_sheet(
     k:int=5, # nearest patches, at most
 )->bytes: # a JPEG file
     "`pair_view` as a still picture"
-    pair, p, q = pair_of(left, a, right, b), left.album.patches[a], right.album.patches[b]
-    words = alike(pair, (p.image, p.cell) == (q.image, q.cell), len(left.near[a]) if left.near else 0)
     rows = [[written((side.name, side.album.name(j)), (170, 84)), *half_tiles(side, j, k, 84)] for side, j in ((left, a), (right, b))]
-    return contact_sheet(rows, words)
+    return contact_sheet(rows, _words(left, a, right, b))
 
 # %% ../nbs/18_versus.ipynb #18_versus-067
 class VersusGallery(Gallery):

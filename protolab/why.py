@@ -12,6 +12,7 @@ __all__ = ['LOOKS_HEAD', 'WHY_STYLE', 'running_sums', 'shortened', 'common_span'
 # %% ../nbs/16_why.ipynb #16_why-002
 from dataclasses import replace
 from decimal import Decimal
+from functools import lru_cache
 from html import escape
 from itertools import zip_longest
 
@@ -194,9 +195,12 @@ def case_html(
     seen, drawing, legend = (0, 0, *thumbs.size), "", ""
     image = picture_html(thumbs.uri(0, None, 288), "The image that is explained; the box marks the term that weighs most", seen, box)
     if parts is not None:
-        drawing = picture_html(data_uri(jpeg(part_picture(thumbs, parts, 288))), f"The true part of each pixel: {', '.join(parts_in(parts))}", seen)
+        drawing = picture_html(_part_uri(thumbs, parts), f"The true part of each pixel: {', '.join(parts_in(parts))}", seen)
         legend = f'<div class="pl-legend">{"".join(map(part_tag, parts_in(parts)))}</div>'
     return f'<header class="pl-case"><div class="pl-lead"><h3>{title}</h3>{lines}</div>{image}{drawing}{legend}</header>'
+
+@lru_cache(8)
+def _part_uri(thumbs, parts): return data_uri(jpeg(part_picture(thumbs, parts, 288)))        # the same at each change of a gallery
 
 def known_html(
     told:Explanation, # of the class that is said
@@ -405,7 +409,7 @@ def decided_html(
     more = {e.prototype: f"<small>{a} {worths[0][e.prototype]}, {b} {worths[1][e.prototype]}</small>" for e in apart.rows}
     hint = "" if apart.rows else "<p>No prototype is told for both classes: records of why.told_together tell the same ones.</p>"
     chain = waterfall_html(album, apart, thumbs, common_span(apart), parts, f"lead over {b}", more=more)
-    return f'<section class="pl-decided"><h4>What decided: the difference, prototype by prototype</h4>{hint}{chain.replace("× weight =", "× difference of weights =")}</section>'
+    return f'<section class="pl-decided"><h4>What decided: the difference, prototype by prototype</h4>{hint}{chain.replace("× weight =", "× difference of weights =", 1)}</section>'
 
 # %% ../nbs/16_why.ipynb #16_why-081
 def why_not_view(

@@ -15,7 +15,7 @@ STREET = ("core", "birds", "data", "show", "backbone", "prototypes", "model", "l
 ROOMS = {"core": "", "birds": "", "data": "core birds", "show": "core", "backbone": "core", "prototypes": "", "model": "core backbone prototypes",
          "loss": "core", "seeding": "core", "train": "core show", "project": "core backbone prototypes", "last_layer": "core",
          "explain": "core backbone project", "gallery": "core show", "wall": "core show gallery", "explore": "core backbone project show explain gallery",
-         "why": "core backbone show explain gallery", "film": "core data backbone train project show explain gallery", "versus": "core show explain gallery",
+         "why": "core backbone show explain gallery", "film": "core data backbone train project show explain gallery", "versus": "core show explain gallery wall",
          "tied": "core data backbone prototypes loss train project", "report": "core birds data backbone explain project",
          "prune": "core project last_layer", "augment": "core", "cache": "core data", "cub": "core data cache", "sources": "core birds data cache cub",
          "legacy": "core backbone prototypes model loss train project last_layer explain prune"}

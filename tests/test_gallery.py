@@ -1,19 +1,17 @@
 "The galleries without a kernel's help: pages in a browser, widgets without one, and what a change costs"
 import io
 import re
-import time
 
 import ipywidgets
 import pytest
 import torch
+from looking import EDGES, LONG, best, living, look_at, settings
 from PIL import Image
 
 from protolab.core import Patch
 from protolab.gallery import PERCEPTUAL, Album, NearestGallery, Reel, Thumbs, heat_image, heat_layer, nearest_view, page, strips_view, table_html
 from protolab.wall import WallGallery, wall_view
 
-LONG = ["Great Crested Flycatcher of the Northern Woods", "Salt & <Pepper>", 'the "quoted" one', "Käuzchen", "n02123045_tabby_cat_with_underscores_and_no_space", "鸟"]
-EDGES = [(0, 0, 8, 8), (88, 88, 96, 96), (0, 80, 16, 96), (40, 40, 41, 41), (0, 0, 96, 96), (30, 10, 60, 90)]
 
 
 def patch(j, image, label, box): return Patch(j, image, f"image {image}", label, (0, 0), box, 0.01 * image)
@@ -53,16 +51,10 @@ def gallery(request):
     for one in made: one.close()
 
 
-def controls(gallery): return gallery.children[0].children
+def controls(gallery): return [c for row in gallery.children[0].children for c in getattr(row, "children", (row,))]
 
 
-def settings(control):
-    "Some values that a control can take"
-    if isinstance(control, ipywidgets.IntSlider): return range(control.min, control.max + 1, control.step)
-    return [o[1] if isinstance(o, tuple) else o for o in (control.options.items() if isinstance(control.options, dict) else control.options)]
-
-
-def living(): return len(ipywidgets.widget._instances)
+# `settings` of looking.py says what each of them can be set to
 
 
 def test_each_control_changes_the_view(gallery):
@@ -74,12 +66,15 @@ def test_each_control_changes_the_view(gallery):
         assert len(seen) == len(list(settings(control)))
 
 
-def test_two_hundred_changes_leave_no_widget_behind(gallery):
-    before = living()
-    for n in range(200):
-        control = controls(gallery)[n % len(controls(gallery))]
-        control.value = list(settings(control))[n % len(list(settings(control)))]
-    assert living() == before
+def test_a_choice_draws_once_by_list_and_by_slider(monkeypatch):
+    album, drawn = make_album(), []
+    monkeypatch.setattr(NearestGallery, "view", lambda self, *args: drawn.append(1) or nearest_view(*args))
+    gallery = NearestGallery(album, {"train": (rows_of(album), album.thumbs)})
+    for control, value in ((gallery.prototype, 3), (next(c for c in controls(gallery) if hasattr(c, "steps")), 7)):
+        drawn.clear()
+        control.value = value
+        assert len(drawn) == 1 and gallery.prototype.value == value and f"<h3>Prototype {value}</h3>" in gallery.screen.value
+    gallery.close()
 
 
 def test_closing_takes_everything_away():
@@ -113,16 +108,6 @@ def test_to_html_is_whole_and_asks_for_nothing(gallery, tmp_path):
     html = (tmp_path/"g.html").read_text(encoding="utf-8")
     assert html.startswith("<!doctype html>") and html.endswith("</html>")
     assert not re.search(r'(src|href)="(?!data:image/jpeg;base64,|#)|@import|url\(', html)
-
-
-def best(f, times=7):
-    "The shortest of several runs in seconds, for a machine that has other things to do"
-    spent = []
-    for _ in range(times):
-        start = time.perf_counter()
-        f()
-        spent.append(time.perf_counter() - start)
-    return min(spent)
 
 
 def test_own_class_is_searched_and_not_filtered():
@@ -231,25 +216,6 @@ def whole_page(tmp_path_factory):
     return path
 
 
-STATE = """() => ({wide: document.documentElement.scrollWidth, images: [...document.images].map(i => [i.alt, i.complete && i.naturalWidth]),
-  ink: getComputedStyle(document.querySelector('.pl h3')).color, paper: getComputedStyle(document.body).backgroundColor, small: [...document.querySelectorAll('.pl *')]
-  .filter(e => e.children.length == 0 && e.textContent.trim() && parseFloat(getComputedStyle(e).fontSize) < 12).length})"""
-
-
-def light(colour): return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 800, 1600])
+@pytest.mark.parametrize("width, scheme", [(400, "dark"), (800, "light"), (1600, "dark")])
 def test_a_page_in_the_browser(tab, whole_page, width, scheme):
-    tab.unroute_all()
-    tab.on("request", lambda r: r.url.startswith(("file:", "data:")) or tab.outside.append(r.url))
-    tab.set_viewport_size({"width": width, "height": 900})
-    tab.emulate_media(color_scheme=scheme)
-    tab.goto(whole_page.as_uri())
-    state = tab.evaluate(STATE)
-    assert state["wide"] <= width and not state["small"]
-    assert all(alt and decoded for alt, decoded in state["images"]) and len(state["images"]) > 150
-    assert abs(light(state["ink"]) - light(state["paper"])) > 150
-    assert (light(state["paper"]) > 128) == (scheme == "light")
-    assert not tab.outside and not tab.complaints
+    assert look_at(tab, whole_page, width, scheme) > 150

@@ -1,13 +1,12 @@
 "The wall: what it shows and in what order, what a large one costs, and a card opened by keyboard in a browser"
 import io
 import re
-import time
 import tracemalloc
 
-import ipywidgets
 import numpy as np
 import pytest
 import torch
+from looking import best, living, look_at
 from PIL import Image
 
 from protolab.core import Patch
@@ -41,7 +40,6 @@ def wall():
 
 
 def numbers_shown(html): return [int(n) for n in re.findall(r"</span><span>(\d+)", html)]
-def living(): return len(ipywidgets.widget._instances)
 
 
 # -- what hangs where ---------------------------------------------------------------------------------------------------------
@@ -128,16 +126,6 @@ def test_columns_by_hand():
 
 # -- a large model ------------------------------------------------------------------------------------------------------------
 
-def best(f, times=3):
-    "The shortest of several runs in seconds, for a machine that has other things to do"
-    spent = []
-    for _ in range(times):
-        start = time.perf_counter()
-        f()
-        spent.append(time.perf_counter() - start)
-    return min(spent)
-
-
 COLUMNS = {"weight": list(range(2000)), "purity": [(7 * j) % 2000 for j in range(2000)]}
 
 
@@ -214,10 +202,7 @@ STATE = """() => { const open = [...document.querySelectorAll('details[open]')],
 
 @pytest.mark.parametrize("width, scheme", [(400, "dark"), (1600, "light")])
 def test_enter_opens_one_card(tab, whole_page, width, scheme):
-    tab.unroute_all()
-    tab.set_viewport_size({"width": width, "height": 900})
-    tab.emulate_media(color_scheme=scheme)
-    tab.goto(whole_page.as_uri())
+    assert look_at(tab, whole_page, width, scheme) > 100
     closed = tab.locator("summary").nth(2).locator("img").bounding_box()["width"]
     tab.locator("summary").nth(2).focus()
     tab.keyboard.press("Enter")
