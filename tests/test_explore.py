@@ -238,7 +238,7 @@ def gallery():
     made.close()
 
 
-def controls(gallery): return gallery.children[0].children
+def controls(gallery): return [c for row in gallery.children[0].children for c in getattr(row, "children", (row,))]
 
 
 def settings(control):

@@ -53,7 +53,7 @@ def gallery(request):
     for one in made: one.close()
 
 
-def controls(gallery): return gallery.children[0].children
+def controls(gallery): return [c for row in gallery.children[0].children for c in getattr(row, "children", (row,))]
 
 
 def settings(control):
