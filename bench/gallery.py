@@ -124,7 +124,7 @@ JupyterLab in headless Chromium, driven by keys: the milliseconds from a key pre
 {leaks}
 
 A busy machine takes longer than the gallery does; the best time is nearest to what a quiet one shows. Processor time does not count what others do: it goes into cutting, scaling and packing
-the thumbnails, on the wall with a larger picture for each card. Memory is the highest that Python's own objects took, the thumbnails among them, and not the images, {images:.0f} MB, which are there before.
+the thumbnails, on the wall with a larger picture of each image when it first comes. Memory is the highest that Python's own objects took, the thumbnails among them, and not the images, {images:.0f} MB, which are there before.
 How the galleries keep to it is told in the [gallery](gallery.ipynb) lesson.
 """
 
