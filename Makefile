@@ -4,7 +4,7 @@ BIN := $(CURDIR)/.venv/bin
 NOTEBOOKS := $(wildcard index.ipynb nbs/*.ipynb nbs/tutorials/*.ipynb)
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size
+.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size bench-gallery
 
 setup: .venv/.done
 
@@ -53,3 +53,6 @@ bench-compare: setup
 
 bench-full-size: setup
 	python bench/full_size.py
+
+bench-gallery: setup
+	python bench/gallery.py

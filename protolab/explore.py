@@ -275,7 +275,7 @@ class ActivationGallery(Gallery):
         self.opacity = W.IntSlider(60, min=0, max=100, step=5, description="opacity %")
         self.colours = W.ToggleButtons(options={"magma": "magma", "viridis": "viridis", "cividis": "cividis", "jet (legacy)": "jet"}, style={"button_width": "auto"})
         self.marks = [W.ToggleButton(True, description=mark, tooltip=f"Draw the {mark}", layout=W.Layout(width="auto")) for mark in MARKS]
-        super().__init__([self.prototype, stepper(self.prototype), self.opacity, self.colours, *self.marks])
+        super().__init__([self.prototype, stepper(self.prototype), self.opacity, self.colours, tuple(self.marks)])
 
     def shown(self): return self.album, self.lenses[self.prototype.value], self.thumbs, *self.options()
     def sections(self): return [(self.album.name(l.evidence.prototype), self.view(self.album, l, self.thumbs, *self.options())) for l in self.lenses]

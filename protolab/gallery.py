@@ -456,11 +456,13 @@ class Gallery(W.VBox):
     style = STYLE
 
     def __init__(self,
-        controls:list, # ipywidgets with a `value`
+        controls:list, # ipywidgets with a `value`; those in a tuple stay together
     ):
-        self.screen = W.HTML(layout={"margin": "10px 2px 2px"})
-        super().__init__([W.HBox(controls, layout=W.Layout(flex_flow="row wrap", grid_gap="4px 14px")), self.screen])
-        for control in controls: control.observe(self.draw, "value")
+        self.screen = W.HTML(layout={"margin": "10px 6px 8px"})       # room for the frame round what has the focus
+        groups, look = [c if isinstance(c, tuple) else (c,) for c in controls], {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 14px"}
+        row = [group[0] if len(group) == 1 else W.HBox(group, layout=look) for group in groups]
+        super().__init__([W.HBox(row, layout=look | {"margin": "0 4px"}), self.screen])
+        for control in sum(groups, ()): control.observe(self.draw, "value")
         self.draw()
 
     def draw(self, change=None): # not for a stepper: what it moves is heard as well
@@ -486,9 +488,10 @@ def to_html(self:Gallery,
 # %% ../nbs/13_gallery.ipynb #13_gallery-089
 def stepper(
     choice:W.Dropdown, # or another control with options
+    description:str="", # a word before it, where the choice itself has none
 )->W.IntSlider: # moves with it
     "A slider that goes through the options of a list by arrow keys, Home and End"
-    slider = W.IntSlider(max=len(choice.options) - 1, readout=False, layout=W.Layout(width="170px"))
+    slider = W.IntSlider(max=len(choice.options) - 1, description=description, readout=False, layout=W.Layout(width="260px" if description else "170px"))
     W.link((choice, "index"), (slider, "value"))
     slider.steps = choice
     return slider

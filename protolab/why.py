@@ -494,11 +494,11 @@ class LooksLikeGallery(Gallery):
         if not told: raise ValueError("0 explanations came: pass why.told_together(model, x) of this image")
         self.album, self.thumbs, self.told, self.truth, self.parts = album, Thumbs(image[None]), told, truth, parts
         look, most = {"button_width": "auto"}, min(20, max(len(t.rows) for t in told))
-        self.target = W.ToggleButtons(options=[(self._name(t), n) for n, t in enumerate(told)], description="why", style=look)
-        self.other = W.ToggleButtons(options=self._choices(), description="and not", style=look)
+        self.target = W.ToggleButtons(options=[(self._name(t), n) for n, t in enumerate(told)], style=look)
+        self.other = W.ToggleButtons(options=self._choices(), style=look)
         self.k = W.IntSlider(min(5, most), min=1, max=most, description="rows")
         self.target.observe(self._rename, "value")
-        super().__init__([self.target, stepper(self.target), self.other, stepper(self.other), self.k])
+        super().__init__([(stepper(self.target, "why"), self.target), (stepper(self.other, "and not"), self.other), self.k])
 
     def _name(self, t): return f"{self.album.classes[t.target]} ({t.logit:.2f})"
     def _rivals(self): return [t for n, t in enumerate(self.told) if n != self.target.value]

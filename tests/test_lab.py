@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 
 import nbformat
 import pytest
@@ -63,15 +64,15 @@ def write_walk(path):
     nbformat.write(nb, path)
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    "JupyterLab on a free port, over a copy of the notebooks, because it saves by itself"
-    home = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT/"nbs", home/"nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    write_walk(home/"nbs"/"tutorials"/WALK.name)
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running(home, port):
+    "JupyterLab over a folder, for as long as the block runs"
     process = start(home, port)
     try:
         wait_until_up(f"http://127.0.0.1:{port}", process, home/"log")
@@ -80,6 +81,15 @@ def lab(tmp_path_factory):
         process.send_signal(signal.SIGTERM)
         try: process.wait(20)
         except subprocess.TimeoutExpired: process.kill()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "JupyterLab on a free port, over a copy of the notebooks, because it saves by itself"
+    home = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT/"nbs", home/"nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    write_walk(home/"nbs"/"tutorials"/WALK.name)
+    with running(home, free_port()) as url: yield url
 
 
 def run_all(tab, url):
@@ -100,7 +110,7 @@ PRESSED = """area => { window.change = new Promise((done, failed) => {
   new MutationObserver(async (_, observer) => {
     if (!start || !shown() || shown().outerHTML === before) return;
     observer.disconnect();
-    const images = [...shown().querySelectorAll('img')];
+    const images = [...shown().querySelectorAll('img')].filter(i => i.checkVisibility());    // not those of a closed card
     await Promise.all(images.map(i => i.decode()));
     done({ms: performance.now() - start, images: images.length});
   }).observe(area, {subtree: true, childList: true});
