@@ -260,6 +260,7 @@ def activation_sheet(
 class ActivationGallery(Gallery):
     "Where prototypes light up in one image, and what that proves"
     title, view, sheet, style = "Activation explorer", staticmethod(activation_view), staticmethod(activation_sheet), STYLE + EXPLORE_STYLE
+    lead = "Where one image looks like the prototypes that weigh most in it. Below each picture stands what it shows, and what it does not."
     def __init__(self,
         album:Album, # the prototypes
         image:Tensor, # (3,H,W) uint8

@@ -300,13 +300,14 @@ def film_sheet(
         return Tile(picture, (f"d = {p.distance:.3f}{dot}",), class_colour(label) if i == n else "")
     shown = sorted({n, *highlights(frames, most)})
     rows = [[written((f"{j}",), (26, 78)), *(cell(i, before, j) for i, before in zip(shown, [0, *shown]))] for j in own_of(frames, label)]
-    title = f"{album.classes[label]}: the nearest patch of each prototype at each step (● another patch than in the column before)"
+    title = f"{album.classes[label]}: nearest patches, step by step (framed: the step shown; ● another patch than in the column before)"
     return contact_sheet([[written(("",), (26, 44)), *map(head, shown)], *rows], title)
 
 # %% ../nbs/17_film.ipynb #17_film-073
 class FilmGallery(Gallery):
     "A slider through training: what each prototype of a class was nearest to at each moment"
     title, view, sheet, style = "Three stages", staticmethod(film_view), staticmethod(film_sheet), STYLE + FILM_STYLE
+    lead = "The patch that each prototype was nearest to while the model learned (● another one than before); at the projection it becomes that patch. It does not prove that what came before was the cause of what came after."
     def __init__(self,
         album:Album, # the training images and the classes
         frames:list, # of Frame: a `Film`, or what `read_frames` gives

@@ -291,7 +291,7 @@ STYLE = """
 .pl-open{display:flex;flex-wrap:wrap;gap:12px 16px;overflow:hidden}.pl-open figure{flex:1 1 104px;max-width:240px}.pl-open>div{flex:1 0 100%}.pl-few .pl-open{display:block}
 .pl table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:4px 0;font-size:13px}.pl th,.pl td{padding:3px 14px 3px 0;text-align:left;vertical-align:top;border:0;border-bottom:1px solid var(--line);background:none}.pl th{font-weight:500;white-space:nowrap;color:var(--quiet)}.pl summary:hover .pl-pic{filter:brightness(1.12)}.pl summary:focus-visible{outline:3px solid #3d8bfd;outline-offset:3px}
 .pl-strips summary{padding:9px 0;border-top:1px solid var(--line);cursor:pointer;font-weight:600}.pl-strip{display:grid;grid-template-columns:96px minmax(0,1fr);gap:20px;padding:6px 0}
-.pl-strip>span{display:grid;grid-template-columns:repeat(auto-fit,minmax(64px,1fr));gap:6px;--side:min(100%,96px)}.pl-strip figcaption{display:none}
+.pl-strip>span{display:grid;grid-template-columns:repeat(auto-fill,minmax(64px,96px));gap:6px;--side:100%}.pl-strip figcaption{font-size:11px;margin-top:2px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}.pl-strip small{display:none}.pl-strips details{padding-bottom:4px}
 @container (min-width:1040px){.pl-grid{grid-template-columns:repeat(10,minmax(0,1fr))}}@container (min-width:600px){.pl-open{flex-wrap:nowrap}.pl-open figure{flex:0 1 240px}.pl-open>div{flex:1 1 190px}}@container (min-width:760px){.pl-looks{display:grid;grid-template-columns:200px minmax(0,1fr);gap:36px}}
 @container (max-width:520px){.pl-strip{grid-template-columns:72px minmax(0,1fr);gap:12px;--side:72px}.pl-strip>span{grid-template-columns:repeat(auto-fit,minmax(48px,1fr))}.pl-cards{gap:10px 8px}.pl-wall>.pl-cards,.pl-wall>:has([open])>.pl-cards{grid-template-columns:repeat(3,minmax(0,1fr))}.pl-wall>:has([open])>.pl-cards{grid-template-columns:repeat(5,minmax(0,1fr))}.pl-grid{grid-template-columns:repeat(3,minmax(0,1fr))}.pl-card[open]>summary{width:60px;margin-right:12px}}
 """
@@ -312,7 +312,7 @@ PAGE_STYLE = """
 @media (prefers-color-scheme:dark){:root{--pl-paper:#151517;--pl-ink:#ececf0;--pl-quiet:#a2a2ab;--pl-line:#37373e;--pl-link:#5fd0c0}}
 body{margin:0;background:var(--pl-paper);color:var(--pl-ink);font:16px/1.55 system-ui,sans-serif;overflow-wrap:anywhere}a{color:var(--pl-link)}
 main{max-width:1180px;margin:0 auto;padding:28px clamp(14px,4vw,40px) 60px}h1{font-size:clamp(24px,4vw,36px);line-height:1.15;margin:0 0 8px}
-h2{font-size:22px;margin:40px 0 12px;padding-top:14px;border-top:1px solid var(--pl-line)}nav{display:flex;flex-wrap:wrap;gap:4px 14px;max-height:8em;overflow:auto;margin:14px 0}
+h2{font-size:22px;margin:40px 0 12px;padding-top:14px;border-top:1px solid var(--pl-line)}nav{display:flex;flex-wrap:wrap;gap:4px 14px;max-height:14em;overflow:auto;margin:14px 0}main>p:empty{display:none}main>p{max-width:75ch;margin:0}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:5px 14px 5px 0;text-align:left;border-bottom:1px solid var(--pl-line)}
 """
 
@@ -335,6 +335,8 @@ class Tile(NamedTuple):
     image: Image.Image # RGB
     lines: tuple = () # short texts below it
     frame: str = "" # "#rrggbb"
+    dashed: bool = False # the frame of another class than the prototype's
+    over: int = 0 # pixels that the picture reaches into the gap below it
 
 def framed(
     image:Image.Image, # RGB, a thumbnail; it is painted on
@@ -388,6 +390,20 @@ def written(
         ImageDraw.Draw(image).text((4, size[1] / 2 - 10 * len(lines) + 20 * n), fitted(line, font, size[0] - 6), fill="#222", font=font)
     return Tile(image)
 
+# %% ../nbs/13_gallery.ipynb #13_gallery-071a
+def _edge(draw, box, ink, long): # dashes of this length, one every 10 pixels
+    l, t, r, b = box
+    for n in range(l, r, 10):
+        for y in (t, b - 2): draw.rectangle((n, y, min(n + long - 1, r), y + 2), fill=ink)
+    for n in range(t, b, 10):
+        for x in (l, r - 2): draw.rectangle((x, n, x + 2, min(n + long - 1, b)), fill=ink)
+
+def _put(sheet, t, x, y):
+    (w, h), draw, font = t.image.size, ImageDraw.Draw(sheet), typeface(10)
+    if t.frame: _edge(draw, (x - 3, y - 3, x + w + 2, y + h + 2), t.frame, 6 if t.dashed else 10)
+    sheet.paste(t.image, (x, y))
+    for n, line in enumerate(t.lines): draw.text((x, y + h + 3 + 14 * n), fitted(line, font, w + 6), fill="#333", font=font)
+
 # %% ../nbs/13_gallery.ipynb #13_gallery-072
 def contact_sheet(
     rows:list, # lists of Tile
@@ -398,7 +414,7 @@ def contact_sheet(
     "A gallery as one still picture, for pages without a kernel"
     font, y = typeface(13), 34
     wide = max(sum(t.image.width + gap for t in row) for row in rows) + gap
-    high = [max(t.image.height + 14 * len(t.lines) for t in row) + gap for row in rows]
+    high = [max(t.image.height - t.over + 14 * len(t.lines) for t in row) + gap for row in rows]
     sheet = Image.new("RGB", (wide, y + sum(high)), "white")
     ImageDraw.Draw(sheet).text((gap, 8), fitted(title, font, wide - 2 * gap), fill="black", font=font)
     for row, step in zip(rows, high):
@@ -408,12 +424,6 @@ def contact_sheet(
             x += t.image.width + gap
         y += step
     return jpeg(sheet, quality)
-
-def _put(sheet, t, x, y):
-    (w, h), draw, font = t.image.size, ImageDraw.Draw(sheet), typeface(10)
-    if t.frame: draw.rectangle((x - 3, y - 3, x + w + 2, y + h + 2), fill=t.frame)
-    sheet.paste(t.image, (x, y))
-    for n, line in enumerate(t.lines): draw.text((x, y + h + 3 + 14 * n), fitted(line, font, w), fill="#333", font=font)
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-075
 def source_tiles(
@@ -437,7 +447,7 @@ def nearest_sheet(
     "`nearest_view` as a still picture"
     def one(p):
         seen = surroundings(p.box, thumbs.size) if show is crop_html else None
-        return Tile(tile(thumbs, p.image, p.box, seen), (album.classes[p.label], f"d = {p.distance:.3f}"), class_colour(p.label))
+        return Tile(tile(thumbs, p.image, p.box, seen), (album.classes[p.label], f"d = {p.distance:.3f}"), class_colour(p.label), p.label != album.patches[j].label)
     tiles = [one(p) for p in patches]
     title = f"Patches nearest to prototype {album.name(j)}{', own class only' if own else ''}"
     return contact_sheet([source_tiles(album, j), *(tiles[n:n + 5] for n in range(0, len(tiles), 5))], title)
@@ -452,8 +462,8 @@ def _parts(widget):
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-083
 class Gallery(W.VBox):
-    "Controls, one HTML child, and a still picture for where no kernel runs; a child class has `title`, `view`, `sheet`, `shown()` and `sections()`, and may add to `style`"
-    style = STYLE
+    "Controls, one HTML child, and a still picture for where no kernel runs; a child class has `title`, `view`, `sheet`, `shown()` and `sections()`, may add to `style`, and say in `lead` what it shows and what that does not prove"
+    style, lead = STYLE, ""
 
     def __init__(self,
         controls:list, # ipywidgets with a `value`; those in a tuple stay together
@@ -483,7 +493,7 @@ def to_html(self:Gallery,
     path:str, # the file to write
 ):
     "Write all that the gallery can show as one self-contained page, whole or not at all"
-    with atomic_path(path) as tmp: tmp.write_text(page(self.title, self.sections(), style=self.style), encoding="utf-8")
+    with atomic_path(path) as tmp: tmp.write_text(page(self.title, self.sections(), self.lead, self.style), encoding="utf-8")
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-089
 def stepper(
@@ -507,6 +517,7 @@ def _counter(k, *sets):
 class NearestGallery(Gallery):
     "The patches nearest to a prototype"
     title, view, sheet = "Nearest patches", staticmethod(nearest_view), staticmethod(nearest_sheet)
+    lead = "What the patches of a row have in common tells what their prototype stands for; a dashed frame is another class than its own. It does not prove that each image is answered as the nearest ones are: you see a few of many."
     def __init__(self,
         album:Album, # the prototypes
         near:dict, # name of a set of images -> (P lists of Patch, Thumbs of its images)

@@ -315,9 +315,9 @@ VERSUS_STYLE = """
 .pl-versus tr{background:none}.pl-versus tr>:first-child{padding-left:0}.pl-versus td{text-align:right}.pl-versus tr:first-child th+th{text-align:right}
 .pl-of{display:flex;flex-wrap:wrap;gap:4px 14px;align-items:baseline;margin:0 0 10px!important}.pl-pair{display:grid;grid-template-columns:minmax(0,1fr);gap:10px 36px;padding:12px 0 18px;border-top:1px solid var(--line)}
 .pl-pair>p{grid-column:1/-1;color:var(--quiet);font-size:13px;margin:0}.pl-differs>p,.pl-pair>div>p{color:var(--ink);font-weight:650;font-size:13px}.pl-pair>div>p{margin:0 0 8px}.pl-pair>.pl-none>p{color:var(--quiet);font-weight:400;margin:0}
-.pl-half>div:first-child{display:flex;gap:10px;align-items:center;--side:84px}.pl-near{display:grid;grid-template-columns:repeat(5,minmax(0,1fr));gap:6px;margin-top:8px;--side:100%}
+.pl-half>div:first-child{display:flex;gap:10px;align-items:center;--side:84px}.pl-near{display:grid;grid-template-columns:repeat(5,minmax(0,96px));gap:6px;margin-top:8px;--side:100%}
 .pl-none{display:grid;place-items:center;min-height:84px;border:2px dashed var(--line);border-radius:8px;color:var(--quiet)}
-.pl-large .pl-half>div:first-child{--side:calc(50% - 5px)}.pl-large h3{margin-top:8px}.pl-near figcaption{font-size:12px}
+.pl-large .pl-half>div:first-child{--side:calc(50% - 5px)}.pl-large h3{margin-top:8px}.pl-large .pl-near{grid-template-columns:repeat(5,minmax(0,1fr))}.pl-near figcaption{font-size:12px}
 @container (min-width:640px){.pl-pair{grid-template-columns:minmax(0,1fr) minmax(0,1fr)}}
 """
 
@@ -331,7 +331,7 @@ def half_tiles(
     "One prototype of a pair and its nearest patches, for a contact sheet"
     if j is None: return [written(("no partner",), ((1 + k) * size + 10 * k, size))]
     p, album = side.album.patches[j], side.album
-    def one(thumbs, p, line): return Tile(tile(thumbs, p.image, p.box, surroundings(p.box, thumbs.size), size), (line,), class_colour(p.label))
+    def one(thumbs, p, line): return Tile(tile(thumbs, p.image, p.box, surroundings(p.box, thumbs.size), size), (line,), class_colour(p.label), p.label != album.patches[j].label)
     near = [one(side.thumbs, q, f"d = {q.distance:.2f}") for q in side.near[j][:k]] if side.near else []
     return [one(album.thumbs, p, f"{j}"), *near]
 
@@ -347,7 +347,7 @@ def versus_sheet(
     "`versus_view` as a still picture"
     real, alone = split_pairs(class_pairs(left, right, pairs, label))
     def row(a, b, mark): return [*half_tiles(left, a, k), written((mark,), (62, 62)), *half_tiles(right, b, k)]
-    rows = [row(*pair[:2], "   ≠" if pair_differences(left, right, pair) else "   =") for pair in real] + [row(a, b, "no pair") for a, b in alone]
+    rows = [row(*pair[:2], "≠ differ" if pair_differences(left, right, pair) else "= same") for pair in real] + [row(a, b, "no pair") for a, b in alone]
     return contact_sheet(rows or [[written(("no pairs here",))]], f"{left.album.classes[label]}: {left.name} | {right.name}{f', paired {how}' if how else ''}")
 
 # %% ../nbs/18_versus.ipynb #18_versus-064
@@ -366,6 +366,7 @@ def pair_sheet(
 class VersusGallery(Gallery):
     "Two models side by side, by class"
     title, view, sheet, style = "Side by side", staticmethod(versus_view), staticmethod(versus_sheet), STYLE + VERSUS_STYLE
+    lead = "What two models found, prototype by prototype, and in what they differ. It does not prove that one way of training is better than another: two models are two anecdotes."
     def __init__(self,
         left:Side, # one model
         right:Side, # another, of the same images and classes
@@ -391,6 +392,7 @@ class VersusGallery(Gallery):
 class PairGallery(Gallery):
     "Two prototypes side by side, of one model or of two"
     title, view, sheet, style = "Two prototypes", staticmethod(pair_view), staticmethod(pair_sheet), STYLE + VERSUS_STYLE
+    lead = "What two prototypes have in common. Many shared places suggest that they say the same; it does not prove that one of them can go."
     def __init__(self,
         left:Side, # one model
         right:Side|None=None, # another of the same images; None: the same model

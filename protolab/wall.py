@@ -187,6 +187,7 @@ def _wall_tile(album, j, show, over, lines):
 class WallGallery(Gallery):
     "All prototypes, page by page: by class or sorted, as patch, image or map"
     title, view, sheet = "All prototypes", staticmethod(wall_view), staticmethod(wall_sheet)
+    lead = "Each prototype is a place in a training image: this is all that the model can say. It does not prove that a prototype is used; its weight may be 0."
     def __init__(self,
         album:Album, # the prototypes
         columns:dict|None=None, # name -> P numbers to sort by, as {"weight": own_weights(...)}; nan: not known

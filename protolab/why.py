@@ -264,16 +264,17 @@ def fall_tile(
     span:tuple, # (low, high) of the scale
     size:tuple=(230, 106), # (width, height) in pixels
     way:str="", # total for a sum; else it follows from start and end
+    over:int=0, # pixels that the lines go on below, to meet the next bar
 )->Tile: # for a contact sheet
     "`fall_html` as a picture, with the lines that join it to its neighbours"
-    image, middle = Image.new("RGB", size, "white"), size[1] // 2
+    image, middle = Image.new("RGB", (size[0], size[1] + over), "white"), size[1] // 2
     s, e, z = (round(2 + (size[0] - 5) * (v - span[0]) / max(span[1] - span[0], 1e-9)) for v in (start, end, 0))
     draw = ImageDraw.Draw(image)
-    draw.line((z, 0, z, size[1]), fill="#aaa")
+    draw.line((z, 0, z, size[1] + over), fill="#aaa")
     draw.line((e if way else s, 0, e if way else s, middle), fill="#555")
-    if not way: draw.line((e, middle, e, size[1]), fill="#555")
+    if not way: draw.line((e, middle, e, size[1] + over), fill="#555")
     image.paste(bar_image((max(abs(e - s), 3), 18), way or ("plus" if e >= s else "minus")), (min(s, e), middle - 9))
-    return Tile(image)
+    return Tile(image, over=over)
 
 # %% ../nbs/16_why.ipynb #16_why-059
 def legend_tile(
@@ -328,9 +329,9 @@ def fall_rows(
     "`waterfall_html` as rows of a contact sheet"
     chain, span, others = running_sums(told), common_span(told), len(album.patches) - len(told.rows)
     rows = [[Tile(tile(thumbs, 0, e.box, surroundings(e.box, thumbs.size)), ("this part",)), *source_tiles(album, e.prototype), written(said(album, e, parts), (236, 92)),
-             fall_tile(*step, span)] for e, step in zip(told.rows, chain)]
+             fall_tile(*step, span, over=10)] for e, step in zip(told.rows, chain)]
     def plain(label, value, fall): return [written((label,), (296, 34)), written((value,), (236, 34)), fall]
-    if others: rows.append(plain(f"{others} other prototype{'s' * (others > 1)}", signed(told.rest), fall_tile(*chain[-1], span, (230, 34))))
+    if others: rows.append(plain(f"{others} other prototype{'s' * (others > 1)}", signed(told.rest), fall_tile(*chain[-1], span, (230, 34), over=10)))
     return [*rows, plain(f"Sum: the {end}", summed(told), fall_tile(0, told.logit, span, (230, 34), "total"))]
 
 # %% ../nbs/16_why.ipynb #16_why-064
@@ -483,6 +484,7 @@ def why_not_sheet(
 class LooksLikeGallery(Gallery):
     "This looks like that for one image: why this class, and not that one"
     title, style = "This looks like that", STYLE + WHY_STYLE
+    lead = "The score of a class is a sum, and here are its terms: this place of the image, the prototype that it looks like, similarity times weight. It does not prove that the reasons are good: a prototype on a twig adds up as exactly as one on a wing."
     view, sheet = staticmethod(lambda pair, *args: pair[0](*args)), staticmethod(lambda pair, *args: pair[1](*args))
     def __init__(self,
         album:Album, # the prototypes
