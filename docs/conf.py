@@ -1,4 +1,6 @@
 "Sphinx, for the pages that tools/docs.py writes; the notebooks have been run before"
+from pathlib import Path
+
 project = "protolab"
 copyright = "2026 onwards, The protolab authors"
 extensions = ["myst_nb"]
@@ -10,6 +12,8 @@ pygments_dark_style = "github-dark"
 html_static_path = ["_static", "theme"]
 html_extra_path = ["extra"]  # the notebooks, to download
 html_css_files = ["custom.css"]
+html_favicon = "theme/favicon.svg"
+html_search_scorer = str(Path(__file__).parent/"scorer.js")  # lessons before pages of source
 html_copy_source = False
 
 nb_execution_mode = "off"

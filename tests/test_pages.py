@@ -1,5 +1,6 @@
 "What the tools make of notebooks and modules for the site, by values that can be derived by hand"
 import json
+import re
 import sys
 
 import nbformat
@@ -60,6 +61,12 @@ def test_chapters_hold_the_street_in_order():
     assert [p for paths in lessons.chapters().values() for p in paths] == lessons.street() and "" not in lessons.chapters()
 
 
+def test_names_that_differ_by_a_letters_size():
+    "Each has an anchor of its own, and links find the right one"
+    assert {name: api.anchors("street")[name] for name in ("Walk", "walk", "told")} == {"Walk": "walk", "walk": "walk-1", "told": "told"}
+    assert re.findall(r"#([\w-]+)", docs.symbols("`Walk`, `walk`, `told`")) == ["walk", "walk-1", "told"]
+
+
 def test_the_api_of_a_module():
     "The public names, in order, each with its docments"
     entries = {name: api.entry("room", name, node, api.comments(MODULE)) for name, node in api.named(MODULE)}
@@ -67,7 +74,7 @@ def test_the_api_of_a_module():
     assert "f(x: int | None, *rest, k: str = 'a') -> list" in entries["f"] and "**Returns:** all of them" in entries["f"]
     assert r"| `x` | `int \| None` |  | a number, or nothing |" in entries["f"] and "| `k` | `str` | `'a'` | a letter |" in entries["f"]
     assert "| `n` | `int` | how many |" in entries["R"] and "default" not in entries["R"]
-    assert "more(by: int = 1) -> int" in entries["R.more"] and "source-room.html#L-18" in entries["R.more"] and "room.html#def-rmore" in entries["R.more"]
+    assert "more(by: int = 1) -> int" in entries["R.more"] and "source-room.html#L-18" in entries["R.more"] and "room.html#def-R.more" in entries["R.more"]
     assert "two numbers" in entries["A"]
 
 

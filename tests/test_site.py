@@ -89,8 +89,8 @@ def test_every_public_name_has_its_entry():
     for path in ROOT.glob("protolab/[!_]*.py"):
         entries = read(SITE/f"api-{path.stem}.html")
         listed = re.search(r"^__all__ = \[(.*?)\]", path.read_text(encoding="utf-8"), re.S | re.M)[1]
-        names = [name.lower() for name in re.findall(r"'(\w+)'", listed)]
-        assert set(names) <= entries.anchors
+        names = re.findall(r"'(\w+)'", listed)
+        assert {name.lower() for name in names} <= entries.anchors
         assert {f"{path.stem}.html#def-{name}" for name in names} <= set(entries.links)
         assert sum(link.startswith(f"source-{path.stem}.html#L-") for link in entries.links) >= len(names)
 

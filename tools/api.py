@@ -1,5 +1,6 @@
 "The API: a page of entries and a page of source a room, made from the modules' docments without importing them"
 import ast
+import functools
 import re
 import tokenize
 from io import StringIO
@@ -10,9 +11,6 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 TICK, FENCE = "`", "`" * 3
-
-
-def anchor_of(name): return name.lower().replace(".", "")
 
 
 def module_of(room): return (ROOT/"protolab"/f"{room}.py").read_text(encoding="utf-8")
@@ -37,6 +35,19 @@ def named(source):
     known = set(listed(tree))
     for node in tree.body:
         yield from ((name, node) for name in names_in(ast.unparse(node)) if name.split(".")[0] in known)
+
+
+def slug(name): return name.lower().replace(".", "")
+
+
+@functools.cache
+def anchors(room):
+    "name -> the anchor of its entry; where Walk and walk differ by a letter's size alone, MyST gives the second one a number"
+    names = [name for name, _ in named(module_of(room))]
+    return {name: slug(name) + (f"-{n}" if (n := sum(slug(other) == slug(name) for other in names[:i])) else "") for i, name in enumerate(names)}
+
+
+def way(room, name): return f"api-{room}.md#{anchors(room)[name]}"
 
 
 def parameters(f):
@@ -69,7 +80,7 @@ def signature(name, f):
 
 # -- one entry ----------------------------------------------------------------------------------------------------------------
 
-def in_table(text): return re.sub(r"([|*<$\[\]])", r"\\\1", text) if "`" not in text else text.replace("|", r"\|").replace("$", r"\$")
+def in_table(text): return re.sub(r"([|*_<$\[\]])", r"\\\1", text) if "`" not in text else text.replace("|", r"\|").replace("$", r"\$")
 
 
 def code(text): return f"{TICK}{text}{TICK}".replace("|", r"\|") if text else ""
@@ -122,7 +133,7 @@ def entry(room, name, node, notes):
     "One public name"
     first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
     where = (f'<p class="where"><a href="source-{room}.html#L-{first}">source</a> '
-             f'<a href="{room}.html#def-{anchor_of(name)}">where the lesson makes it</a></p>')
+             f'<a href="{room}.html#def-{name}">where the lesson makes it</a></p>')
     make = {ast.FunctionDef: function, ast.ClassDef: kind}.get(type(node))
     parts = make(name.split(".")[-1], node, notes) if make else constant(node, notes)
     return "\n\n".join([f"## {TICK}{name}{TICK}", where, *filter(None, parts)])
@@ -157,7 +168,7 @@ def first_page(chapters):
         rows = []
         for path in paths:
             room = page_name(path)
-            links = ", ".join(f"[{TICK}{name}{TICK}](api-{room}.md#{anchor_of(name)})" for name, _ in named(module_of(room)))
+            links = ", ".join(f"[{TICK}{name}{TICK}]({way(room, name)})" for name, _ in named(module_of(room)))
             rows.append(f"| [{room}](api-{room}.md) | {links} |")
         parts += [f"## {title}", "| room | names |\n|---|---|\n" + "\n".join(rows)]
     rooms = "\n".join(f"api-{page_name(p)}" for paths in chapters.values() for p in paths)

@@ -29,15 +29,17 @@ TICK, FENCE = "`", "`" * 3
 
 @functools.cache
 def references():
-    "room -> its public names, in small letters as in nbdev's links"
-    return {page_name(p): {name.lower() for name in exported_names(read(p))} for p in street()}
+    "room -> its public names"
+    return {page_name(p): set(exported_names(read(p))) for p in street()}
 
 
 def symbols(text):
     "nbdev's links of symbols, as links to the API"
     def symbol(m):
-        label, room, name = m.groups()
-        return f"[{label}](api-{room}.md#{api.anchor_of(name)})" if name in references().get(room, ()) else label
+        label, room, anchor = m.groups()
+        names = [name for name in references().get(room, ()) if name.lower() == anchor]  # nbdev writes small letters: Walk and walk
+        name = next((name for name in names if name in label), names[0] if names else None)
+        return f"[{label}]({api.way(room, name)})" if name else label
     text = re.sub(rf"\[([^\]]*)\]\({re.escape(SITE)}(\w+)\.html#([\w.]+)\)", symbol, NbdevLookup().linkify(text))
     return re.sub(r"^#+ .*", lambda line: re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", line[0]), text, flags=re.M)  # a heading is no link
 
@@ -57,15 +59,20 @@ def code_metadata(cell):
     return {"tags": ["hide-input"] * folded(cell)} | ({"mystnb": {"image": {"alt": d["fig-alt"]}}} if "fig-alt" in d else {})
 
 
-def markdown(text, name): return nbformat.v4.new_markdown_cell(text, id=name)
+def cell_of(kind, text, name, **more):
+    "A cell without nbformat's check: the page is checked once, when it is written"
+    return nbformat.from_dict({"cell_type": kind, "id": name, "source": text, "metadata": {}, **more})
+
+
+def markdown(text, name): return cell_of("markdown", text, name)
 
 
 def shown(cell, here):
     "The cell as the page shows it, behind an anchor for each name that it makes"
     if cell.cell_type == "markdown": return [markdown(links(cell.source, here), cell.id)]
     outputs = [o for o in cell.outputs if not is_bar(o)]
-    code = nbformat.v4.new_code_cell(without_directives(cell.source), id=cell.id, metadata=code_metadata(cell), outputs=outputs, execution_count=cell.execution_count)
-    anchors = "".join(f'<div class="def" id="def-{api.anchor_of(name)}"></div>' for name in exported_in(cell))
+    code = cell_of("code", without_directives(cell.source), cell.id, metadata=code_metadata(cell), outputs=outputs, execution_count=cell.execution_count)
+    anchors = "".join(f'<div class="def" id="def-{name}"></div>' for name in exported_in(cell))
     return [markdown(anchors, f"def-{cell.id}"), code] if anchors else [code]
 
 
@@ -90,7 +97,7 @@ def reference(nb, room):
     "The room's names, as links to the API; nothing for a notebook that exports nothing"
     names = exported_names(nb)
     if not names: return []
-    links_ = " · ".join(f"[{TICK}{name}{TICK}](api-{room}.md#{api.anchor_of(name)})" for name in names)
+    links_ = " · ".join(f"[{TICK}{name}{TICK}]({api.way(room, name)})" for name in names)
     return [markdown(f"## Reference\n\nWhat `protolab.{room}` exports, each with its parameters: {links_}", "reference")]
 
 
@@ -128,9 +135,20 @@ def hero(cells, nb):
     name = next((c.id for c in nb.cells if c.cell_type == "code" and "hero" in directives(c.source)), None)
     cell = next((c for c in cells if c.id == name), None)
     if cell is None: return []
-    top = nbformat.v4.new_code_cell(cell.source, id="hero", metadata=cell.metadata | {"tags": ["remove-input"]}, outputs=cell.outputs)
+    top = cell_of("code", cell.source, "hero", metadata=cell.metadata | {"tags": ["remove-input"]}, outputs=cell.outputs, execution_count=None)
     cell.outputs = []
     return [top]
+
+
+READ = ("How to read a row: a part of a bird that the network had not seen, the patch of a training image that a prototype *is*, the image which that comes from, and similarity times weight. "
+        "The rows add up to the class's score, the logit; nothing else goes into the answer.")
+MOVE = " Move the slider, or press Tab and the arrow keys, for another of eight birds."
+
+
+def hint(top):
+    "How to read the hero, and how to move it where it moves"
+    moves = any(VIEW in o.get("data", {}) for o in top.outputs)
+    return markdown(READ + MOVE * moves, "hint")
 
 
 def front(made, nb):
@@ -138,8 +156,7 @@ def front(made, nb):
     first, *rest = made.cells
     for cell in rest: cell.source = re.sub(r"\A(?=\| Learn)", "{.doors}\n", cell.source)
     top = hero(rest, nb)
-    hint = [markdown("Move the slider, or press Tab and the arrow keys: eight birds that the network had not seen, and why it calls each by its name.", "hint")] * len(top)
-    made.cells = [first, *top, *hint, *rest, contents()]
+    made.cells = [first, *top, *map(hint, top), *rest, contents()]
     return made
 
 
@@ -188,9 +205,14 @@ def write_notebooks(run):
     return {path: seconds[path] for path in paths if path.parent != ROOT} if run else {}
 
 
+def test_names(text):
+    "A test's file and its function side by side, so that a table may break between them"
+    return re.sub(r"`(test_\w+\.py)::(test_\w+)`", r"`\1` `\2`", text)
+
+
 def write_words(seconds):
     "The pages of docs/, filled in, and a bench page's place below the benchmarks"
-    for path in sorted(PAGES.glob("*.md")): path.write_text(symbols(guide.fill(path.read_text(encoding="utf-8"), seconds)), encoding="utf-8")
+    for path in sorted(PAGES.glob("*.md")): path.write_text(symbols(test_names(guide.fill(path.read_text(encoding="utf-8"), seconds))), encoding="utf-8")
     bench = "\n".join(p.stem for p in sorted(PAGES.glob("bench-*.md")))
     with (PAGES/"benchmarks.md").open("a", encoding="utf-8") as file: file.write(f"\n{FENCE}{{toctree}}\n:hidden:\n{bench}\n{FENCE}\n")
 

@@ -65,7 +65,9 @@ def map_table(seconds):
         title = f"[{name.replace('_', ' ')}]({name}.ipynb)" if path in street() else f"[{nb.cells[0].source.splitlines()[0].lstrip('# ')}]({name}.ipynb)"
         rows.append((door(path) if path in street() else "", title, built.get(name, ""), minutes[0], minutes[1] or "", f"{seconds[path]:.0f}" if path in seconds else ""))
     rows.append(("", "**all**", "", *(f"{m // 60} h {m % 60} min" for m in totals), f"{sum(seconds.values()):.0f}" if seconds else ""))
-    return rows_as_table(("door", "lesson", "what you build", "minutes to read", "minutes of exercises", "seconds to run"), rows, "rllrrr")
+    shown = 6 if seconds else 5  # no column of seconds where nothing was run
+    head = ("door", "lesson", "what you build", "minutes to read", "minutes of exercises", "seconds to run")
+    return rows_as_table(head[:shown], [row[:shown] for row in rows], "rllrrr"[:shown])
 
 
 def reading_rule(seconds):

@@ -1,5 +1,6 @@
 "What the tools know of the notebooks: which there are, which page and chapter each is, what a reader sees of it, how long it takes"
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def hidden(cell):
 FOLDED = {"code-fold": "true", "echo": "false"}  # directives that take a cell's code out of sight, one click away
 
 
+@functools.cache
 def only_imports(source): return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(source).body)
 
 
@@ -76,13 +78,18 @@ def patched(node):
     return first.id if isinstance(first, ast.Name) and any("patch" in ast.unparse(d) for d in node.decorator_list) else None
 
 
-def names_in(source):
-    "Public functions, classes and constants that a piece of exported code makes; methods that are added later as Class.method"
+def _names_in(source):
     for node in ast.parse(source).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name[0] != "_":
             yield f"{patched(node)}.{node.name}" if patched(node) else node.name
         for target in getattr(node, "targets", []):
             if isinstance(target, ast.Name) and target.id[0] not in "_0123456789": yield target.id
+
+
+@functools.cache
+def names_in(source):
+    "Public functions, classes and constants that a piece of exported code makes; methods that are added later as Class.method"
+    return tuple(_names_in(source))
 
 
 def exported_in(cell):
@@ -128,4 +135,4 @@ def exercise_minutes(nb):
     return sum(int(n) for c in nb.cells if c.cell_type == "markdown" for n in re.findall(r"\*\(\w+, (\d+) minutes?\)\*", c.source))
 
 
-def read(path): return nbformat.read(path, 4)
+def read(path): return nbformat.v4.reads(Path(path).read_text(encoding="utf-8"))  # without nbformat.read's check: what is written is checked
