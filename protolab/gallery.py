@@ -241,7 +241,7 @@ def strips_view(
     for label in range(len(album.classes)):
         own = [p.prototype for p in album.patches if p.label == label]
         tiles = {j: "".join(nearest_tile(album, j, n, p, thumbs) for n, p in enumerate(near[j], 1)) for j in own}
-        rows = "".join(f'<div class="pl-strip">{album.crop(j)}<span>{tiles[j]}</span></div>' for j in own)
+        rows = "".join(f'<div class="pl-strip">{album.crop(j)}<div>{tiles[j]}</div></div>' for j in own)
         blocks.append(f"<details{'' if blocks else ' open'}><summary>{class_html(label, album.classes)}</summary>{rows}</details>")
     return f'<div class="pl pl-strips">{"".join(blocks)}</div>'
 
@@ -291,9 +291,9 @@ STYLE = """
 .pl-open{display:flex;flex-wrap:wrap;gap:12px 16px;overflow:hidden}.pl-open figure{flex:1 1 104px;max-width:240px}.pl-open>div{flex:1 0 100%}.pl-few .pl-open{display:block}
 .pl table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:4px 0;font-size:13px}.pl th,.pl td{padding:3px 14px 3px 0;text-align:left;vertical-align:top;border:0;border-bottom:1px solid var(--line);background:none}.pl th{font-weight:500;white-space:nowrap;color:var(--quiet)}.pl summary:hover .pl-pic{filter:brightness(1.12)}.pl summary:focus-visible{outline:3px solid #3d8bfd;outline-offset:3px}
 .pl-strips summary{padding:9px 0;border-top:1px solid var(--line);cursor:pointer;font-weight:600}.pl-strip{display:grid;grid-template-columns:96px minmax(0,1fr);gap:20px;padding:6px 0}
-.pl-strip>span{display:grid;grid-template-columns:repeat(auto-fill,minmax(64px,96px));gap:6px;--side:100%}.pl-strip figcaption{font-size:11px;margin-top:2px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}.pl-strip small{display:none}.pl-strips details{padding-bottom:4px}
+.pl-strip>div{display:grid;grid-template-columns:repeat(auto-fill,minmax(64px,96px));gap:6px;--side:100%}.pl-strip figcaption{font-size:11px;margin-top:2px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}.pl-strip small{display:none}.pl-strips details{padding-bottom:4px}
 @container (min-width:1040px){.pl-grid{grid-template-columns:repeat(10,minmax(0,1fr))}}@container (min-width:600px){.pl-open{flex-wrap:nowrap}.pl-open figure{flex:0 1 240px}.pl-open>div{flex:1 1 190px}}@container (min-width:760px){.pl-looks{display:grid;grid-template-columns:200px minmax(0,1fr);gap:36px}}
-@container (max-width:520px){.pl-strip{grid-template-columns:72px minmax(0,1fr);gap:12px;--side:72px}.pl-strip>span{grid-template-columns:repeat(auto-fit,minmax(48px,1fr))}.pl-cards{gap:10px 8px}.pl-wall>.pl-cards,.pl-wall>:has([open])>.pl-cards{grid-template-columns:repeat(3,minmax(0,1fr))}.pl-wall>:has([open])>.pl-cards{grid-template-columns:repeat(5,minmax(0,1fr))}.pl-grid{grid-template-columns:repeat(3,minmax(0,1fr))}.pl-card[open]>summary{width:60px;margin-right:12px}}
+@container (max-width:520px){.pl-strip{grid-template-columns:72px minmax(0,1fr);gap:12px;--side:72px}.pl-strip>div{grid-template-columns:repeat(auto-fit,minmax(48px,1fr))}.pl-cards{gap:10px 8px}.pl-wall>.pl-cards,.pl-wall>:has([open])>.pl-cards{grid-template-columns:repeat(3,minmax(0,1fr))}.pl-wall>:has([open])>.pl-cards{grid-template-columns:repeat(5,minmax(0,1fr))}.pl-grid{grid-template-columns:repeat(3,minmax(0,1fr))}.pl-card[open]>summary{width:60px;margin-right:12px}}
 """
 
 # %% ../nbs/13_gallery.ipynb #13_gallery-060b

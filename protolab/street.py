@@ -160,9 +160,10 @@ RECIPES = {"frozen": frozen, "joint": joint, "scratch": scratch, "fashion": fash
 def stage_numbers(
     trained:Trained, # a network after its stages
 )->dict: # name -> number; accuracies between 0 and 1
-    "What each stage did"
-    last = {row["stage"]: row for row in trained.history}
-    before, after = [row["accuracy"] for name, row in last.items() if name not in ("project", "last layer")][-1], last["project"]["accuracy"]
+    "What each stage did; where prototypes are projected more than once, the drop is that of the first time"
+    rows, last = trained.history, {row["stage"]: row for row in trained.history}
+    first = next(i for i, row in enumerate(rows) if row["stage"] == "project")
+    before, after = rows[first - 1]["accuracy"], rows[first]["accuracy"]
     return {"plain classifier": trained.plain, "after stage 1": before, "after projection": after, "drop at projection": before - after,
             "after the last layer": last["last layer"]["accuracy"], "test": accuracy(trained.net, trained.dls.test),
             "duplicates": last["project"]["duplicates"], "negative weights": int((trained.model.last.weight < 0).sum())}

@@ -194,6 +194,7 @@ class WallGallery(Gallery):
         maps=None, # function from j to (H,W): how similar each place of its source image is to prototype j; None: no maps
         per:int=100, # prototypes a page
     ):
+        if per < 1: raise ValueError(f"{per} prototypes a page: expected at least one")
         P, self.album, self.columns, self.per = len(album.patches), album, columns or {}, per
         for name, values in self.columns.items():
             if len(values) != P: raise ValueError(f"the column {name!r} has {len(values)} numbers for {P} prototypes: give one number for each")
