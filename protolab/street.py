@@ -270,9 +270,10 @@ def nearest_gallery(
     k:int=10, # patches a prototype, one an image
 )->NearestGallery:
     "Each prototype beside the patches nearest to it, in training, validation and test images, of all classes and of its own"
-    sets = {"train": trained.dls.project, "valid": trained.dls.valid, "test": trained.dls.test}
+    album, sets = album_of(trained), {"train": trained.dls.project, "valid": trained.dls.valid, "test": trained.dls.test}
     near, own = ({name: near_of(trained, dl, k, only) for name, dl in sets.items()} for only in (False, True))
-    return NearestGallery(album_of(trained), {name: (near[name], Thumbs(dl.images.x)) for name, dl in sets.items()}, k, own)
+    thumbs = {"train": album.thumbs} | {name: Thumbs(sets[name].images.x) for name in ("valid", "test")}
+    return NearestGallery(album, {name: (near[name], thumbs[name]) for name in sets}, k, own)
 
 # %% ../nbs/21_street.ipynb #21_street-052
 def scaled(
