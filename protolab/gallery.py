@@ -468,10 +468,10 @@ class Gallery(W.VBox):
     def __init__(self,
         controls:list, # ipywidgets with a `value`; those in a tuple stay together
     ):
-        self.screen = W.HTML(layout={"margin": "10px 6px 8px"})       # room for the frame round what has the focus
+        self.screen = W.HTML(layout={"margin": "10px 0 8px", "padding": "0 6px"})       # room for the frame round what has the focus
         groups, look = [c if isinstance(c, tuple) else (c,) for c in controls], {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 14px"}
         row = [group[0] if len(group) == 1 else W.HBox(group, layout=look) for group in groups]
-        super().__init__([W.HBox(row, layout=look | {"margin": "0 4px"}), self.screen])
+        super().__init__([W.HBox(row, layout=look | {"padding": "0 4px"}), self.screen])
         for control in sum(groups, ()): control.observe(self.draw, "value")
         self.draw()
 

@@ -127,6 +127,8 @@ UNDRAWN = """() => [
   ...[...document.images].filter(i => i.loading !== 'lazy' && !(i.complete && i.naturalWidth > 0)).map(i => 'picture ' + i.src.slice(0, 80)),
   ...[...document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]')].filter(s => !s.parentElement.querySelector('.jupyter-widgets')).map(s => 'widget'),
   ...[...document.querySelectorAll('.pl')].filter(v => v.offsetParent && v.offsetWidth < 200).map(v => 'gallery squeezed to ' + v.offsetWidth + ' px'),
+  ...[...document.querySelectorAll('.cell_output .pl')].map(v => [v, v.getBoundingClientRect().right - v.closest('.cell_output').getBoundingClientRect().right])
+    .filter(([v, over]) => v.offsetParent && over > 1).map(([v, over]) => 'gallery cut by ' + Math.round(over) + ' px'),
 ]"""
 WIDE = "() => { const page = document.scrollingElement; return page.scrollWidth > innerWidth ? [page.scrollWidth + ' px wide on a screen of ' + innerWidth] : [] }"
 
@@ -159,6 +161,7 @@ PLANTED = {  # a page -> the fault that a visit finds
     "a formula left as TeX": ('<span class="math">x</span>', "formula x"),
     "a widget that never comes": ('<div><script type="application/vnd.jupyter.widget-view+json">{}</script></div>', "widget"),
     "a squeezed gallery": ('<div style="width:0"><div class="pl">text</div></div>', "gallery squeezed to 0 px"),
+    "a cut gallery": ('<div class="cell_output" style="width:200px;overflow:hidden"><div class="pl" style="width:230px">text</div></div>', "gallery cut by 30 px"),
     "a page that scrolls sideways": ('<div style="width:500px">text</div>', "px wide on a screen of 400"),
 }
 
