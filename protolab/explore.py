@@ -26,7 +26,7 @@ from .backbone import Geometry, field_box, geometry
 from .core import Evidence, evaluating
 from .explain import ask, local, map_geometry
 from .gallery import STYLE, Album, Gallery, Thumbs, Tile, contact_sheet, framed, heat_image, heat_layer, picture_html, signed, source_tiles, stepper, worth
-from .show import PART_COLOURS
+from .show import peak_part
 
 # %% ../nbs/15_explore.ipynb #15_explore-014
 def squares(
@@ -126,7 +126,7 @@ def part_at_peak(
     parts:Tensor|None, # (H,W) uint8 part map, a position in PART_COLOURS for each pixel; None: not known
 )->str: # ", on the wing"; nothing where it is not known
     "The part at the peak of a map"
-    return "" if parts is None else f", on the {list(PART_COLOURS)[parts.flatten()[map.argmax()]]}"
+    return "" if parts is None else f", on the {peak_part(parts, map)}"
 
 def captions(
     lens:Lens, # what is shown

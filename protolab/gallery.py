@@ -472,11 +472,11 @@ class Gallery(W.VBox):
         groups, look = [c if isinstance(c, tuple) else (c,) for c in controls], {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 14px"}
         row = [group[0] if len(group) == 1 else W.HBox(group, layout=look) for group in groups]
         super().__init__([W.HBox(row, layout=look | {"padding": "0 4px"}), self.screen])
-        for control in sum(groups, ()): control.observe(self.draw, "value")
+        for control in sum(groups, ()):
+            if not hasattr(control, "steps"): control.observe(self.draw, "value")       # what a stepper moves is heard itself
         self.draw()
 
-    def draw(self, change=None): # not for a stepper: what it moves is heard as well
-        if not (change and hasattr(change.owner, "steps")): self.screen.value = f"<style>{self.style}</style>{self.view(*self.shown())}"
+    def draw(self, change=None): self.screen.value = f"<style>{self.style}</style>{self.view(*self.shown())}"
 
     def close(self):
         "Take the gallery away, with its controls and what they are styled by"

@@ -8,6 +8,11 @@ LONG = ["Great Crested Flycatcher of the Northern Woods", "Salt & <Pepper>", 'th
 EDGES = [(0, 0, 8, 8), (88, 88, 96, 96), (0, 80, 16, 96), (40, 40, 41, 41), (0, 0, 96, 96), (30, 10, 60, 90)]
 
 
+def controls(gallery):
+    "What a gallery can be set by, those that stay together one by one; `settings` says to what"
+    return [c for row in gallery.children[0].children for c in getattr(row, "children", (row,))]
+
+
 def settings(control):
     "The values that a control can take"
     if isinstance(control, W.ToggleButton): return [True, False]

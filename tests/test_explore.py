@@ -7,7 +7,7 @@ import ipywidgets
 import pytest
 import torch
 import torch.nn.functional as F
-from looking import EDGES, LONG, living, look_at, settings
+from looking import EDGES, LONG, controls, living, look_at, settings
 from PIL import Image
 from torch import nn
 
@@ -233,12 +233,6 @@ def gallery():
     made = explorer()
     yield made
     made.close()
-
-
-def controls(gallery): return [c for row in gallery.children[0].children for c in getattr(row, "children", (row,))]
-
-
-# `settings` of looking.py says what each of them can be set to
 
 
 def test_each_control_changes_the_view_and_leaves_no_widget_behind(gallery):

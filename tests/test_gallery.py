@@ -5,7 +5,7 @@ import re
 import ipywidgets
 import pytest
 import torch
-from looking import EDGES, LONG, best, living, look_at, settings
+from looking import EDGES, LONG, best, controls, living, look_at, settings
 from PIL import Image
 
 from protolab.core import Patch
@@ -49,12 +49,6 @@ def gallery(request):
     made = list(galleries())
     yield made[request.param]
     for one in made: one.close()
-
-
-def controls(gallery): return [c for row in gallery.children[0].children for c in getattr(row, "children", (row,))]
-
-
-# `settings` of looking.py says what each of them can be set to
 
 
 def test_each_control_changes_the_view(gallery):

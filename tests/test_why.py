@@ -9,7 +9,7 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
-from looking import EDGES, LONG, look_at, settings
+from looking import EDGES, LONG, controls, look_at, settings
 from PIL import Image
 
 from protolab.birds import PARTS
@@ -235,12 +235,6 @@ def test_parts_of_another_image_are_refused():
 
 
 # -- the widget ---------------------------------------------------------------------------------------------------------------
-
-def controls(gallery): return [c for row in gallery.children[0].children for c in getattr(row, "children", (row,))]
-
-
-# `settings` of looking.py says what each of them can be set to
-
 
 @pytest.mark.parametrize("other", [0, 1])
 def test_each_control_changes_the_view(gallery, other):
