@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from protolab.core import atomic_path
 from protolab.data import bird_splits
-from protolab.report import pointed_part, random_baseline, window_part
+from protolab.truth import pointed_part, random_baseline, window_part
 from protolab.street import frozen, part_numbers, stage_numbers
 
 PAGE = Path(__file__).parents[1] / "docs" / "bench-default.md"
@@ -80,7 +80,7 @@ def text(rows, seeds):
 
 {table(rows, LINES)}
 
-How a prototype's part is read (pointing, window) is told in the [report](report.ipynb) lesson; both readings were fixed before tuning. *On background* and *distinct parts* speak of the
+How a prototype's part is read (pointing, window) is told in the [truth](truth.ipynb) lesson; both readings were fixed before tuning. *On background* and *distinct parts* speak of the
 patch that a prototype became, *9 of 10* of its ten nearest training images, one patch an image. A prototype that sits anywhere would be on background as often as the last two lines say.
 """
 

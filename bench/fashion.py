@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from protolab.core import atomic_path
 from protolab.data import flip, fashion_splits, loaders
-from protolab.report import empty_share
+from protolab.truth import empty_share
 from protolab.seeding import plain_accuracy, plain_classifier
 from protolab.street import album_of, fashion, new_model, stage_numbers
 

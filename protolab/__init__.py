@@ -4,7 +4,8 @@ __version__ = "0.0.1"
 from importlib import import_module as _import_module
 
 ROOMS = ("core", "birds", "data", "show", "backbone", "prototypes", "model", "loss", "seeding", "train", "project",
-         "last_layer", "explain", "gallery", "wall", "explore", "why", "film", "versus", "report", "tied", "street", "prune", "augment", "cache", "cub", "sources", "legacy", "paper",
+         "last_layer", "explain", "gallery", "wall", "explore", "why", "film", "versus", "truth", "lint", "tied", "street",
+         "metrics", "intervene", "locate", "diverse", "collide", "card", "ingredients", "prune", "edit", "board", "confound", "augment", "cache", "cub", "sources", "legacy", "paper",
          "compare", "runs", "cli")
 
 

@@ -9,24 +9,29 @@ from difflib import SequenceMatcher
 from io import StringIO
 
 STREET = ("core", "birds", "data", "show", "backbone", "prototypes", "model", "loss", "seeding", "train", "project", "last_layer",
-          "explain", "gallery", "wall", "explore", "why", "film", "versus", "report", "tied", "street", "prune", "augment", "cache", "cub", "sources", "legacy", "paper", "compare", "runs", "cli")
+          "explain", "gallery", "wall", "explore", "why", "film", "versus", "truth", "lint", "tied", "street",
+          "metrics", "intervene", "locate", "diverse", "collide", "card", "ingredients", "prune", "edit", "board", "confound", "augment", "cache", "cub", "sources", "legacy", "paper", "compare", "runs", "cli")
 
 # Which rooms a room may import; street, paper, compare, runs and cli compose those before them
 ROOMS = {"core": "", "birds": "", "data": "core birds", "show": "core", "backbone": "core", "prototypes": "", "model": "core backbone prototypes",
          "loss": "core", "seeding": "core", "train": "core show", "project": "core backbone prototypes", "last_layer": "core",
          "explain": "core backbone project", "gallery": "core show", "wall": "core show gallery", "explore": "core backbone project show explain gallery",
          "why": "core backbone show explain gallery", "film": "core data backbone train project show explain gallery", "versus": "core show explain gallery wall",
-         "tied": "core data backbone prototypes loss train project", "report": "core birds data backbone explain project",
+         "tied": "core data backbone prototypes loss train project", "truth": "core birds data backbone explain project", "lint": "core data backbone project explain truth",
          "prune": "core project last_layer", "augment": "core", "cache": "core data", "cub": "core data cache", "sources": "core birds data cache cub",
          "legacy": "core backbone prototypes model loss train project last_layer explain prune"}
-ROOMS |= {room: " ".join(STREET[:STREET.index(room)]) for room in ("street", "paper", "compare", "runs", "cli")}
+ROOMS |= {"metrics": "core birds data backbone project explain show truth", "intervene": "core birds data backbone project explain show truth metrics",
+          "locate": "core birds data backbone project show explain explore truth metrics",
+          "edit": "core data backbone prototypes model project last_layer explain prune", "board": "core data show explain gallery wall prune edit"}
+ROOMS |= {room: " ".join(STREET[:STREET.index(room)]) for room in ("street", "diverse", "collide", "card", "ingredients", "confound", "paper", "compare", "runs", "cli")}
 
 # Which packages: these everywhere but where PACKAGES says something else
 ANYWHERE = "torch numpy fastcore tqdm"
 PACKAGES = {"birds": "numpy PIL", "prototypes": "torch", "data": ANYWHERE + " PIL torchvision", "show": ANYWHERE + " matplotlib PIL",
             "backbone": ANYWHERE + " torchvision timm huggingface_hub safetensors", "model": ANYWHERE + " safetensors", "train": ANYWHERE + " safetensors",
             "core": ANYWHERE + " torchvision", "augment": ANYWHERE + " torchvision", "cub": ANYWHERE + " PIL", "sources": ANYWHERE + " PIL torchvision", "legacy": ANYWHERE + " safetensors", "runs": ANYWHERE + " PIL", "cli": ""}
-PACKAGES |= {room: ANYWHERE + " ipywidgets matplotlib PIL" for room in ("gallery", "wall", "explore", "why", "film", "versus")}
+PACKAGES |= {room: ANYWHERE + " ipywidgets matplotlib PIL" for room in ("gallery", "wall", "explore", "why", "film", "versus", "board")}
+PACKAGES |= {room: ANYWHERE + " matplotlib PIL" for room in ("metrics", "intervene", "locate", "diverse", "collide", "card")}
 
 
 # -- modules ------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from protolab.data import FASHION, Images, Loader, fashion_splits, find_fashion,
 from protolab.model import protopnet
 from protolab.project import check_projection, project_
 from protolab.prototypes import log_similarity
-from protolab.report import empty_share
+from protolab.truth import empty_share
 from protolab.street import RECIPES, fashion, stage_numbers
 from protolab.tied import TiedNet, anchor
 

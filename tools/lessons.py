@@ -11,7 +11,7 @@ ROOT = Path(get_config().config_path)
 
 # A chapter begins with the named room and ends before the next chapter
 CHAPTERS = {"core": "Words and pictures", "backbone": "The network", "train": "Three stages", "explain": "This looks like that",
-            "tied": "The whole walk", "prune": "The paper, exactly"}
+            "tied": "The whole walk", "metrics": "Is it true?", "prune": "By hand", "augment": "The paper, exactly"}
 
 
 def notebooks(root=ROOT):
