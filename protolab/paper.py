@@ -25,7 +25,7 @@ from .legacy import Push, adam_last, in_float32, legacy_loss, moving_statistics,
 from .loss import paper_loss
 from .model import ProtoPNet, protopnet
 from .project import Projection
-from .street import Trained
+from .street import Trained, looked_over
 from .train import Stage, constant, fit, step_every
 
 # %% ../nbs/39_paper.ipynb #39_paper-005
@@ -180,4 +180,4 @@ def train_paper(
     dls = paper_loaders(splits, model.backbone.stats, copies, batch, legacy)
     geo = geometry(model.backbone, tuple(splits.train.x.shape[-2:]))
     history = fit(model, dls, paper_stages(geo, pushes, warm, last, legacy=legacy), folder)
-    return Trained(model, model, dls, geo, math.nan, history, {})
+    return looked_over(Trained(model, model, dls, geo, math.nan, history, {}))

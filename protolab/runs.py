@@ -45,6 +45,7 @@ from .data import Cached, Images, Loader, Loaders, Splits, cached, fingerprints,
 from .explain import boxed_patches, boxed_rows, nearest_patches
 from .gallery import STYLE, Album, Thumbs, page, strips_view, table_html
 from .last_layer import LastLayer
+from .lint import lints, warn_lints
 from .model import load, patches_from, protopnet, save
 from .paper import Turn, Turns, check_pushes, paper_loaders, paper_model, paper_stages
 from .project import Projection, check_projection
@@ -459,6 +460,7 @@ class Run:
     history: History # a row an epoch
     choice: dict|None # which candidate, and on what; None before the end
     test: dict|None # the one test reading; None before the end
+    lints: list # of dicts: what is wrong with the model, as far as a lint can say
 
     def model(self):
         "The chosen model, on the CPU"
@@ -473,8 +475,8 @@ def open_run(
 )->Run:
     "Read a run folder, finished or not; an error that says what is wrong with it"
     folder, config = Path(folder), run_config(folder)
-    history, choice, test = (read_json(file) if (file := folder/f"{name}.json").exists() else None for name in ("history", "choice", "test"))
-    return Run(folder, config, History(history or []), choice, test)
+    history, choice, test, found = (read_json(file) if (file := folder/f"{name}.json").exists() else None for name in ("history", "choice", "test", "lints"))
+    return Run(folder, config, History(history or []), choice, test, found or [])
 
 # %% ../nbs/41_runs.ipynb #41_runs-081
 def run_rows(
@@ -489,7 +491,7 @@ def run_rows(
     if run.test is None: return [*rows, ("state", "not finished: give its train command again, and it goes on")]
     best = next(k for k in run.choice["candidates"] if k["candidate"] == run.choice["chosen"])
     return [*rows, ("choice", f"{best['file']}, of {len(run.choice['candidates'])}: {percent(best['accuracy'])} on {run.choice['on']}"),
-            ("test", f"{percent(run.test['accuracy'])} of {run.test['images']} images, {run.test['read']}")]
+            ("test", f"{percent(run.test['accuracy'])} of {run.test['images']} images, {run.test['read']}"), *(("lint", f"{one['name']}: {one['words']}") for one in run.lints)]
 
 # %% ../nbs/41_runs.ipynb #41_runs-084
 UNTRAINED = ("small", "tiny", "grey28") # backbones for which there are no pretrained weights
@@ -572,6 +574,8 @@ def finish_run(
     with atomic_path(folder/"model.safetensors") as tmp: shutil.copyfile(folder/f"candidates/{choice['chosen']:02d}.safetensors", tmp)
     model = load(folder/"model.safetensors").to(default_device())
     keep_sources(folder, model.provenance, job.dls.project.images)
+    found = warn_lints(lints(model, job.dls, geometry(model.backbone, tuple(job.dls.project.images.x.shape[-2:]))))
+    write_json(folder/"lints.json", [lint._asdict() for lint in found])
     read_test(folder, model, job.dls.test, "looked at in every epoch, as the reference does" if legacy else "read once, after the choice")
 
 # %% ../nbs/41_runs.ipynb #41_runs-092

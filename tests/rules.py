@@ -17,7 +17,7 @@ ROOMS = {"core": "", "birds": "", "data": "core birds", "show": "core", "backbon
          "loss": "core", "seeding": "core", "train": "core show", "project": "core backbone prototypes", "last_layer": "core",
          "explain": "core backbone project", "gallery": "core show", "wall": "core show gallery", "explore": "core backbone project show explain gallery",
          "why": "core backbone show explain gallery", "film": "core data backbone train project show explain gallery", "versus": "core show explain gallery wall",
-         "tied": "core data backbone prototypes loss train project", "truth": "core birds data backbone explain project", "lint": "core data backbone project explain truth",
+         "tied": "core data backbone prototypes loss train project", "truth": "core birds data backbone explain project", "lint": "core data backbone project last_layer truth",
          "prune": "core project last_layer", "augment": "core", "cache": "core data", "cub": "core data cache", "sources": "core birds data cache cub",
          "legacy": "core backbone prototypes model loss train project last_layer explain prune"}
 ROOMS |= {"metrics": "core birds data backbone project explain show truth", "intervene": "core birds data backbone project explain show truth metrics",
