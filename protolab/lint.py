@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['FLAT', 'Lint', 'Lints', 'leak_lints', 'reach_of', 'several', 'dead_lints', 'twin_lints', 'contrast', 'on_background',
-           'background_lints', 'voice_lints', 'cover', 'thin_lints', 'lints', 'warn_lints']
+           'background_lints', 'voice_lints', 'cover', 'thin_lints', 'lints', 'tell_lints']
 
 # %% ../nbs/20_lint.ipynb #20_lint-002
-import warnings
 from html import escape
 from typing import NamedTuple
 
@@ -167,9 +166,9 @@ def lints(
     of_patches = twin_lints(model.provenance) + background_lints(dls.project.images, model.provenance, geometry) if model.provenance else []
     return Lints(leak_lints(dls) + dead_lints(s, W) + of_patches + voice_lints(W, cls, model.classes) + thin_lints(s, W))
 
-def warn_lints(
+def tell_lints(
     found:Lints, # of `lints`
 )->Lints: # the same
-    "Say it, as warnings"
-    for name, words, _ in found: warnings.warn(f"{name}: {words}", stacklevel=2)
+    "Print each fault on a line of its own; nothing where there is none"
+    for name, words, _ in found: print(f"lint, {name}: {words}")
     return found

@@ -45,7 +45,7 @@ from .data import Cached, Images, Loader, Loaders, Splits, cached, fingerprints,
 from .explain import boxed_patches, boxed_rows, nearest_patches
 from .gallery import STYLE, Album, Thumbs, page, strips_view, table_html
 from .last_layer import LastLayer
-from .lint import lints, warn_lints
+from .lint import lints, tell_lints
 from .model import load, patches_from, protopnet, save
 from .paper import Turn, Turns, check_pushes, paper_loaders, paper_model, paper_stages
 from .project import Projection, check_projection
@@ -574,7 +574,7 @@ def finish_run(
     with atomic_path(folder/"model.safetensors") as tmp: shutil.copyfile(folder/f"candidates/{choice['chosen']:02d}.safetensors", tmp)
     model = load(folder/"model.safetensors").to(default_device())
     keep_sources(folder, model.provenance, job.dls.project.images)
-    found = warn_lints(lints(model, job.dls, geometry(model.backbone, tuple(job.dls.project.images.x.shape[-2:]))))
+    found = tell_lints(lints(model, job.dls, geometry(model.backbone, tuple(job.dls.project.images.x.shape[-2:]))))
     write_json(folder/"lints.json", [lint._asdict() for lint in found])
     read_test(folder, model, job.dls.test, "looked at in every epoch, as the reference does" if legacy else "read once, after the choice")
 

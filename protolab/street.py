@@ -29,7 +29,7 @@ from .explain import as_patches, boxed_patches, boxed_rows, map_geometry
 from .explore import ActivationGallery, lenses
 from .gallery import STYLE, Album, NearestGallery, Thumbs, page, strips_view, table_html
 from .last_layer import LastLayer
-from .lint import Lints, lints, warn_lints
+from .lint import Lints, lints, tell_lints
 from .loss import default_loss
 from .model import protopnet
 from .project import Projection, nearest
@@ -109,8 +109,8 @@ SCRATCH = Stage("joint", 8, {"backbone": 2e-3, "add_on": 2e-3, "prototypes": 5e-
 def looked_over(
     trained:Trained, # a network after its stages
 )->Trained: # with its lints
-    "Say what is wrong with a trained network, as warnings, and note it"
-    return trained._replace(lints=warn_lints(lints(trained.net, trained.dls, trained.geometry)))
+    "Say what is wrong with a trained network, and note it"
+    return trained._replace(lints=tell_lints(lints(trained.net, trained.dls, trained.geometry)))
 
 # %% ../nbs/22_street.ipynb #22_street-022
 def frozen(

@@ -2,6 +2,7 @@
 import ast
 import json
 import re
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,9 @@ def test_docstrings(room): say(rules.docstring_rule(module(room)))
 def test_docments_and_shapes(room): say(rules.docment_rule(module(room)))
 
 
+@functools.cache
 def texts_that_are_waited_for():
+    "The same for every room, so read once"
     notebooks = [c.source for p in NOTEBOOKS for c in rules.code(nbformat.read(p, 4))]
     return [w for source in [*notebooks, *(p.read_text(encoding="utf-8") for p in ROOT.glob("tests/test_*.py"))] for w in rules.expected(source)]
 
