@@ -1,8 +1,8 @@
 "The house rules (tests/rules.py), applied to every room, and the proof that each rule can fail"
 import ast
+import functools
 import json
 import re
-import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +14,14 @@ from conftest import ROOT
 
 NOTEBOOKS = sorted([*ROOT.glob("index.ipynb"), *ROOT.glob("nbs/*.ipynb"), *ROOT.glob("nbs/tutorials/*.ipynb")])
 TEXTS = [p for pattern in ("*.md", "docs/*.md", "protolab/*.py", "bench/*.py", "Makefile", "settings.ini", "NOTICE") for p in ROOT.glob(pattern)]
+
+
+@functools.cache
+def read(path):
+    "A notebook, read once for all rules"
+    return nbformat.read(path, 4)
+
+
 each_room = pytest.mark.parametrize("room", rules.STREET)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
@@ -27,7 +35,7 @@ def module(room):
 def lesson(room):
     path = next(ROOT.glob(f"nbs/*_{room}.ipynb"), None)
     if path is None: pytest.skip(f"the lesson {room} is not written yet")
-    return nbformat.read(path, 4)
+    return read(path)
 
 
 def say(wrong):
@@ -72,7 +80,7 @@ def test_docments_and_shapes(room): say(rules.docment_rule(module(room)))
 @functools.cache
 def texts_that_are_waited_for():
     "The same for every room, so read once"
-    notebooks = [c.source for p in NOTEBOOKS for c in rules.code(nbformat.read(p, 4))]
+    notebooks = [c.source for p in NOTEBOOKS for c in rules.code(read(p))]
     return [w for source in [*notebooks, *(p.read_text(encoding="utf-8") for p in ROOT.glob("tests/test_*.py"))] for w in rules.expected(source)]
 
 
@@ -145,7 +153,7 @@ def test_star_import_gives_the_public_names():
 # -- lessons ------------------------------------------------------------------------------------------------------------------
 
 @each_notebook
-def test_cells_are_short(path): say(rules.cell_rule(nbformat.read(path, 4)))
+def test_cells_are_short(path): say(rules.cell_rule(read(path)))
 
 
 @each_room
@@ -173,15 +181,15 @@ def test_exported_cells_are_shown(room): say(rules.shown_rule(lesson(room)))
 
 
 @each_notebook
-def test_equations_are_computed(path): say(rules.equation_rule(nbformat.read(path, 4)))
+def test_equations_are_computed(path): say(rules.equation_rule(read(path)))
 
 
 @each_notebook
-def test_figures(path): say(rules.figure_rule(nbformat.read(path, 4)))
+def test_figures(path): say(rules.figure_rule(read(path)))
 
 
 @each_notebook
-def test_links(path): say(rules.link_rule(nbformat.read(path, 4), path.parent))
+def test_links(path): say(rules.link_rule(read(path), path.parent))
 
 
 @each_notebook
@@ -191,8 +199,8 @@ def test_saved_notebooks_are_small(path): assert path.stat().st_size <= 500_000
 @each_notebook
 def test_notebook_words(path):
     outputs = [json.dumps({k: v for k, v in o.get("data", {}).items() if k.startswith("text/plain")}) + str(o.get("text", ""))
-               for c in rules.code(nbformat.read(path, 4)) for o in c.outputs]
-    say(rules.word_rule("\n".join([*(c.source for c in nbformat.read(path, 4).cells), *outputs])))
+               for c in rules.code(read(path)) for o in c.outputs]
+    say(rules.word_rule("\n".join([*(c.source for c in read(path).cells), *outputs])))
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda p: str(p.relative_to(ROOT)))
