@@ -113,6 +113,7 @@ def crowding(
     meet = ((cell[:, a] == cell[:, b]) & own[:, a]).sum(0) / own[:, a].sum(0).clamp(min=1)
     return (meet * (-(p[a] - p[b]).square().sum(1)).exp()).mean()
 
+# %% ../nbs/26_diverse.ipynb #26_diverse-036
 def diverse_loss(
     model:nn.Module, # has `cls` (P,) and `prototypes`
     out:Out, # what the model answered
@@ -124,7 +125,7 @@ def diverse_loss(
     crowd = crowding(model.prototypes.vectors, out.cell, own_mask(y, model.cls), model.cls)
     return terms | dict(loss=terms["loss"] + crowd_weight * crowd, crowding=crowd)
 
-# %% ../nbs/26_diverse.ipynb #26_diverse-040
+# %% ../nbs/26_diverse.ipynb #26_diverse-042
 def top_of(
     a:Tensor, # (...) value before the peak
     b:Tensor, # (...) the peak
@@ -143,7 +144,7 @@ def peak_offset(
     r, c = cell // w + 1, cell % w + 1
     return torch.stack([top_of(m[n, r - 1, c], m[n, r, c], m[n, r + 1, c]), top_of(m[n, r, c - 1], m[n, r, c], m[n, r, c + 1])], -1)
 
-# %% ../nbs/26_diverse.ipynb #26_diverse-044
+# %% ../nbs/26_diverse.ipynb #26_diverse-046
 @torch.no_grad()
 def all_distances(
     model:nn.Module, # a ProtoPNet
@@ -162,14 +163,14 @@ def surrounded(
     mean = similarity(d[:, others]).mean(1, keepdim=True)
     return nn.functional.avg_pool2d(mean, 3, 1, 1, count_include_pad=False).flatten(1).gather(1, cell[:, None])[:, 0]
 
-# %% ../nbs/26_diverse.ipynb #26_diverse-046
+# %% ../nbs/26_diverse.ipynb #26_diverse-048
 def in_units(
     v:Tensor, # (k,)
 )->Tensor: # (k,) mean 0, standard deviation 1
     "A signal beside another of other units"
     return (v - v.mean()) / (v.std(unbiased=False) + 1e-9)
 
-# %% ../nbs/26_diverse.ipynb #26_diverse-048
+# %% ../nbs/26_diverse.ipynb #26_diverse-050
 def best_seated(
     d:Tensor, # (N,P,h,w) distances of all training images
     image:Tensor, # (P,k) images of the candidates
@@ -185,7 +186,7 @@ def best_seated(
         worth.append(in_units(inside) + in_units(amid))
     return torch.stack(worth)
 
-# %% ../nbs/26_diverse.ipynb #26_diverse-050
+# %% ../nbs/26_diverse.ipynb #26_diverse-052
 def untaken(
     worth:Tensor, # (P,k) larger is better
     image:Tensor, # (P,k) images of the candidates
@@ -199,7 +200,7 @@ def untaken(
         taken.add(place[pick[-1]])
     return torch.tensor(pick, device=worth.device)
 
-# %% ../nbs/26_diverse.ipynb #26_diverse-053
+# %% ../nbs/26_diverse.ipynb #26_diverse-055
 class Seated:
     "A stage of `fit`: each prototype becomes one of its k nearest own-class patches, the best seated; no patch twice"
     name = "project"
@@ -218,7 +219,7 @@ class Seated:
         check_projection(model, dls.project)
         yield dict(moved=sum(p.distance ** .5 for p in patches) / len(patches), duplicates=sum(len(g) - 1 for g in duplicates(patches)))
 
-# %% ../nbs/26_diverse.ipynb #26_diverse-056
+# %% ../nbs/26_diverse.ipynb #26_diverse-059
 def refined_places(
     model:nn.Module, # a ProtoPNet
     loader, # (x,y) batches, not shuffled: those that `near` was found in
@@ -244,7 +245,7 @@ def parts_at(
     more = (geometry.size[0] / geometry.cells[0] / 2,) if read is pointed_part else ()
     return [[read(images.parts[i], tuple(at), *more) for i, at in zip(*row)] for row in zip(near.image.tolist(), places.tolist())]
 
-# %% ../nbs/26_diverse.ipynb #26_diverse-058
+# %% ../nbs/26_diverse.ipynb #26_diverse-061
 def refine_papers(
     model:nn.Module, # a projected ProtoPNet; the boxes in its papers are moved
     loader, # the images it was projected on
