@@ -81,7 +81,7 @@ class Looked(NamedTuple):
     place: Tensor # (N,P,2) y and x in pixels: where each prototype points
     maps: Tensor # (M,h,w) similarity of every cell, for the M pairs of `own_pairs`
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-109
+# %% ../nbs/23_metrics.ipynb #23_metrics-110
 def own_pairs(
     y:Tensor, # (N,) class of each image
     cls:Tensor, # (P,) class of each prototype
@@ -97,7 +97,7 @@ def cell_places(
     first = torch.tensor(geo.start) + torch.tensor(geo.lean)
     return torch.stack([cell // geo.cells[1], cell % geo.cells[1]], -1) * geo.stride + first
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-113
+# %% ../nbs/23_metrics.ipynb #23_metrics-114
 def look_at(
     model, # a ProtoPNet
     images:Images, # not normalised
@@ -115,7 +115,7 @@ def look_at(
     s, cell, logits, maps = map(torch.cat, zip(*kept))
     return Looked(s, cell, logits, images.y, cls, model.last.weight.detach().cpu(), geo, cell_places(cell, geo), maps)
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-121
+# %% ../nbs/23_metrics.ipynb #23_metrics-122
 def planted(
     y:Tensor, # (N,) class of each image
     geo:Geometry, # of the cells
@@ -131,7 +131,7 @@ def planted(
     maps = torch.nn.functional.one_hot(cell[own_pairs(y, cls)], geo.cells[0] * geo.cells[1]).float().unflatten(1, geo.cells)
     return Looked(s, cell, s @ weight.T, y, cls, weight, geo, place.float(), maps)
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-126
+# %% ../nbs/23_metrics.ipynb #23_metrics-127
 BOX, PATCH = 72 / 224, 32 / 224 # sides of the boxes of Huang et al. and of PIP-Net, as shares of the image's side
 
 def boxes_round(
@@ -145,7 +145,7 @@ def boxes_round(
     last = [(v - side / 2).ceil().add(side).clamp(1, n) for v, n in zip((y, x), size)]
     return torch.stack(first + last, 1).long()
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-129
+# %% ../nbs/23_metrics.ipynb #23_metrics-130
 def check_truth(
     looked:Looked, # of N images
     truth:Truth|None, # of the same images
@@ -169,7 +169,7 @@ def parts_in_boxes(
     i, j = pairs
     return truth.holds(i, boxes_round(looked.place[i, j], share, looked.geometry.size)) & truth.visible[i]
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-136
+# %% ../nbs/23_metrics.ipynb #23_metrics-137
 def sums_of(
     values:Tensor, # (M,...) a number for each pair
     group:Tensor, # (M,) which prototype (or image) each belongs to
@@ -189,7 +189,7 @@ def shares_of_parts(
     held, seen = (sums_of(v, j, len(looked.cls)) for v in (parts_in_boxes(looked, truth, pairs, share), truth.visible[i]))
     return (held / seen).masked_fill(seen < least, nan)
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-139
+# %% ../nbs/23_metrics.ipynb #23_metrics-140
 def at_random(
     looked:Looked, # of N images
     seed:int=0, # of the draw
@@ -212,7 +212,7 @@ def by_chance(
     n = len(looked)
     return torch.cat([values(*(at_random(one, n * d + k) for k, one in enumerate(looked))).double() for d in range(draws)]).mean().item()
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-141
+# %% ../nbs/23_metrics.ipynb #23_metrics-142
 def consistent(
     looked:Looked, # of N images
     truth:Truth, # of the same images
@@ -236,7 +236,7 @@ def consistency(
     choice = f"box {share:.0%} of the side, part in {enough:.0%} of 5 or more images".replace("5 or", f"{least} or")
     return measured("consistency", values(looked), by_chance(values, looked), choice=choice, source="Huang et al., ICCV 2023")
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-147
+# %% ../nbs/23_metrics.ipynb #23_metrics-148
 def with_noise(
     x:Tensor, # (B,3,H,W) normalised images
     first:int, # position of the first of them
@@ -248,7 +248,7 @@ def with_noise(
     def noise(n): return torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(seed * 10**6 + n))
     return x + torch.stack([noise(first + n) for n in range(len(x))]).mul(sigma).clamp(-clip, clip)
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-150
+# %% ../nbs/23_metrics.ipynb #23_metrics-151
 def same_parts(
     looked:Looked, # of N images
     again:Looked, # of the same images, changed
@@ -261,7 +261,7 @@ def same_parts(
     P = len(looked.cls)
     return (sums_of((a == b).all(1), pairs[1], P) / pairs[1].bincount(minlength=P))[pairs[1].unique()]
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-151
+# %% ../nbs/23_metrics.ipynb #23_metrics-152
 def stability(
     model, # a ProtoPNet
     images:Images, # not normalised
@@ -278,7 +278,7 @@ def stability(
     choice = f"box {share:.0%} of the side, noise of sigma {sigma} cut at {clip}, seed {seed}"
     return measured("stability", values(looked, noisy), by_chance(values, looked, noisy), choice=choice, source="Huang et al., ICCV 2023")
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-158
+# %% ../nbs/23_metrics.ipynb #23_metrics-159
 def boxes_without_part(
     looked:Looked, # of N images
     truth:Truth, # of the same images
@@ -298,7 +298,7 @@ def partless(
     def values(one): return boxes_without_part(one, truth, share)
     return measured("boxes without a part", values(looked), by_chance(values, looked), better="low", choice=f"box {share:.0%} of the side", source="protolab")
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-161
+# %% ../nbs/23_metrics.ipynb #23_metrics-162
 BOX_SIDES = (16, 32, 48, 72, 96, 128, 176, 224) # of boxes, in pixels of 224
 
 def box_sweep(
@@ -310,7 +310,7 @@ def box_sweep(
     "A measure for several sizes of the box"
     return [measure(looked, truth, side / 224) for side in sides]
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-166
+# %% ../nbs/23_metrics.ipynb #23_metrics-167
 def top_pairs(
     s:Tensor, # (N,P) similarities
     k:int=10, # how many images
@@ -330,7 +330,7 @@ def purities(
     held = parts_in_boxes(looked, truth, top_pairs(looked.s, k), share)
     return held.double().unflatten(0, (len(used), -1)).mean(1).amax(1)[used]
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-167
+# %% ../nbs/23_metrics.ipynb #23_metrics-168
 def part_purity(
     looked:Looked, # of N images
     truth:Truth, # of the same images
@@ -343,7 +343,7 @@ def part_purity(
     choice = f"patch {share:.0%} of the side, {k} best images; deviation over the prototypes {got.std(correction=0):.2f}"
     return measured("purity", got, by_chance(values, looked), choice=choice, source="PIP-Net, Nauta et al., CVPR 2023")
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-172
+# %% ../nbs/23_metrics.ipynb #23_metrics-173
 def hits(
     looked:Looked, # of N images
     truth:Truth, # of the same images
@@ -363,7 +363,7 @@ def pointing_game(
     def values(one): return hits(one, truth)
     return measured("pointing game", values(looked), by_chance(values, looked), choice="centre of the winning cell", source="Zhang et al., 2016")
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-179
+# %% ../nbs/23_metrics.ipynb #23_metrics-180
 def cell_weights(
     masks:Tensor, # (N,H,W) bool
     geo:Geometry, # of the maps
@@ -380,7 +380,7 @@ def stretched(
     low, high = (f(maps, dim=(1, 2), keepdim=True).double() for f in (torch.amin, torch.amax))
     return (maps - low) / (high - low).clamp(min=1e-12)
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-182
+# %% ../nbs/23_metrics.ipynb #23_metrics-183
 def outside_inside(
     looked:Looked, # of N images
     truth:Truth, # of the same images
@@ -402,7 +402,7 @@ def oirr(
     return measured("OIRR", values(looked), by_chance(values, looked), better="low", choice="own-class maps, stretched to 0 to 1, bicubic; means over a prototype's images, at most 100",
                     source="Lapuschkin et al., 2016; ST-ProtoPNet")
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-187
+# %% ../nbs/23_metrics.ipynb #23_metrics-188
 def overlap(
     a:Tensor, # (n,4) boxes: top, left, bottom, right
     b:Tensor, # (n,4) boxes
@@ -411,7 +411,7 @@ def overlap(
     common = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
     return common / ((a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - common)
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-188
+# %% ../nbs/23_metrics.ipynb #23_metrics-189
 def apartness(
     looked:Looked, # of N images
     share:float=PATCH, # side of the boxes, as a share of the image's
@@ -433,7 +433,7 @@ def distinctiveness(
     def values(one): return apartness(one, share)
     return measured("distinctiveness", values(looked), by_chance(values, looked), of="classes", choice=f"box {share:.0%} of the side", source="after Zhu et al., CVPR 2025")
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-191
+# %% ../nbs/23_metrics.ipynb #23_metrics-192
 def coverage(
     looked:Looked, # of N images
     truth:Truth, # of the same images
@@ -455,7 +455,7 @@ def comprehensiveness(
     def values(one): return coverage(one, truth, share)
     return measured("comprehensiveness", values(looked), by_chance(values, looked), of="images", choice=f"box {share:.0%} of the side", source="after Zhu et al., CVPR 2025")
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-195
+# %% ../nbs/23_metrics.ipynb #23_metrics-196
 def sparsity(
     looked:Looked, # any
     least:float=1e-3, # a weight is zero below this size
@@ -479,7 +479,7 @@ def explanation_length(
     "How many prototypes explain a logit"
     return measured("prototypes a logit", terms_needed(looked, share), of="images", better="low", choice=f"largest terms, by size, until {share:.0%} of all sizes", source="ProtoPNeXt")
 
-# %% ../nbs/23_metrics.ipynb #23_metrics-203
+# %% ../nbs/23_metrics.ipynb #23_metrics-204
 def at_highest_pixel(
     looked:Looked, # of N images
 )->Looked: # with other places for the pairs of `own_pairs`
