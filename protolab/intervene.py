@@ -102,10 +102,10 @@ def logits_of(
 def cells_touched(
     masks:Tensor, # (N,K,H,W) bool: the pixels of each piece
     geo, # Geometry of the map of distances
-    reach:int=4, # pixels round the middle of a cell that count as the cell
 )->Tensor: # (N,K,h*w) bool
-    "Which cells show a piece"
+    "Which cells show a piece: at least a pixel of it in the cell's own square"
     y, x = cell_places(torch.arange(geo.cells[0] * geo.cells[1]), geo).round().long().unbind(-1)
+    reach = (geo.stride - 1) // 2
     side = 2 * reach + 1
     near = F.max_pool2d(F.max_pool2d(masks.float(), (side, 1), 1, (reach, 0)), (1, side), 1, (0, reach)) > 0
     return near[..., y.clamp(0, geo.size[0] - 1), x.clamp(0, geo.size[1] - 1)]
@@ -237,6 +237,7 @@ def falls(
     "How far the true class's logit falls"
     return true_class(tried.logits, tried.y)[:, None] - true_class(changed.transpose(1, 2), tried.y)
 
+# %% ../nbs/24_intervene.ipynb #24_intervene-045
 def agreement(
     tried:Tried, # answers
     name:str, # of the measure
@@ -259,7 +260,7 @@ def swap_importance(
     "Does the part with the larger claim matter more when another species' is drawn?"
     return agreement(tried, "part importance, swapped", falls(tried, tried.swapped), "swapped for the next variant")
 
-# %% ../nbs/24_intervene.ipynb #24_intervene-047
+# %% ../nbs/24_intervene.ipynb #24_intervene-049
 def margin(
     logits:Tensor, # (N,C)
     y:Tensor, # (N,)
@@ -277,7 +278,7 @@ def small_changes(
     left = torch.stack([margin(logits, tried.y) for logits in tried.removed.unbind(1)], 1)
     return (left - whole[:, None]).abs() < share * whole[:, None].abs()
 
-# %% ../nbs/24_intervene.ipynb #24_intervene-050
+# %% ../nbs/24_intervene.ipynb #24_intervene-052
 def preservation(
     tried:Tried, # answers
 )->Metric: # n images
@@ -300,7 +301,7 @@ def background_independence(
     return measured("background independence", small_changes(tried)[:, scene][tried.present[:, scene]].double(), of="pieces of the scene",
                     choice="small: below 5 % of the margin to the mean of the other logits", source=SOURCE)
 
-# %% ../nbs/24_intervene.ipynb #24_intervene-051
+# %% ../nbs/24_intervene.ipynb #24_intervene-053
 def left_out(
     claims:Tensor, # (N,K)
     share:float=0.05, # of all that is claimed; fixed beforehand
@@ -318,7 +319,7 @@ def distractibility(
     return measured("distractibility", claims, chance.mean().item(), "pieces that do not matter",
                     choice="matter: 5 % of the margin; left out: below 5 % of all claims", source=SOURCE)
 
-# %% ../nbs/24_intervene.ipynb #24_intervene-052
+# %% ../nbs/24_intervene.ipynb #24_intervene-054
 def pointed_apart(
     claims:Tensor, # (C,5) of one image
     shared:Tensor, # (C,5) bool: which parts each class shares with the bird; all or none for classes to pass over
@@ -337,7 +338,7 @@ def target_sensitivity(
     by_chance = torch.tensor(score(tried.chance)).mean().item()
     return measured("target sensitivity", score(tried.claims), by_chance, "images", choice=f"pairs of species with one shared part each; {CLAIM}", source=SOURCE)
 
-# %% ../nbs/24_intervene.ipynb #24_intervene-054
+# %% ../nbs/24_intervene.ipynb #24_intervene-056
 def tried_metrics(
     tried:Tried, # answers
 )->list: # of Metric
