@@ -35,7 +35,8 @@ def edit_lines(
     "The history as a person reads it"
     def rest(e):
         if e.kind == "forbid": return " for all classes" if len(e.classes) == len(state.classes) else " for " + ", ".join(state.classes[c] for c in e.classes)
-        return {"require": f", own weight at least {e.least}", "move": f" to {state.names[e.image]}, cell {e.cell}"}.get(e.kind, "") if e.kind != "remove" else ""
+        if e.kind == "require": return f", own weight at least {e.least:.1f}"
+        return f" to {state.names[e.image]}, cell {e.cell}" if e.kind == "move" else ""
     return [f"{e.kind} {e.prototype} ({e.was[0]}){rest(e)}" for e in state.edits]
 
 # %% ../nbs/32_board.ipynb #32_board-035
