@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from protolab.backbone import Backbone, geometry
+from protolab.backbone import Backbone, geometry, upsample
 from protolab.birds import PART_ID
 from protolab.core import Patch, Stats
 from protolab.data import Images
 from protolab.explain import map_geometry
-from protolab.explore import occlusion_map
 from protolab.locate import (METHODS, area_under, blurred, captum_maps, claimed_parts, deletion, field_maps, insertion, located, on_mask, part_mask, random_map,
                              removal_curves, saliency_maps, similarity_maps, slopes, turns)
 from protolab.model import ProtoPNet
@@ -34,8 +33,8 @@ def red_model(right=0):
     return made.eval()
 
 
-def spot(row, column, red=1.0, size=SIDE):
-    x = torch.full((3, size, size), 0.5)
+def spot(row, column, red=1.0, size=(SIDE, SIDE)):
+    x = torch.full((3, *size), 0.5)
     x[:, 8 * row:8 * row + 8, 8 * column:8 * column + 8] = torch.tensor([0.5 + red / 2, 0.5 - red / 2, 0.5 - red / 2]).view(3, 1, 1)
     return x
 
@@ -126,7 +125,7 @@ def test_area_under_a_straight_line(): assert area_under(torch.linspace(1, 0, 11
 
 
 def planted():
-    x = torch.stack([spot(0, 1, size=16), spot(1, 0, size=16)])
+    x = torch.stack([spot(0, 0, size=(8, 32)), spot(0, 3, size=(8, 32))])
     return Images((x * 255).round().byte(), torch.tensor([0, 0]), ["red", "not red"], ["a", "b"])
 
 
@@ -134,7 +133,7 @@ def p(d): return 1 / (1 + (d + 1e-4) / (d + 1)) # sigmoid(s), s = ln((d + 1)/(d 
 
 
 def test_deletion_and_insertion_by_hand():
-    "One of four squares is red. The first step takes it and puts the mean colour there, of redness 1/4; what follows changes nothing"
+    "A row of four squares, one at an end is red. The first step takes it and puts the mean colour there, of redness 1/4; what follows changes nothing"
     whole, gone = p(0.0), p(9 / 16)
     minus, plus = (f(red_model(), planted(), steps=4) for f in (deletion, insertion))
     assert minus.value == pytest.approx(whole / 8 + gone * 7 / 8, abs=2e-3)
@@ -143,10 +142,10 @@ def test_deletion_and_insertion_by_hand():
 
 
 def test_chance_takes_the_red_square_when_its_turn_comes():
-    "A random map orders the four squares; the probability falls at the step that holds the last red pixel's majority"
-    curves, geo = removal_curves(red_model(), planted(), steps=16), map_geometry(red_model(), geometry(red_model().backbone, (16, 16)))
-    for n, (top, left) in enumerate([(0, 8), (8, 0)]):
-        when = turns(random_map(geo, n), 16)[top:top + 8, left:left + 8]
+    "What is left of the red square after each step of a random map gives its redness, and that the probability"
+    curves, geo = removal_curves(red_model(), planted(), steps=16), map_geometry(red_model(), geometry(red_model().backbone, (8, 32)))
+    for n, left in enumerate((0, 24)):
+        when = turns(random_map(geo, n), 16)[:, left:left + 8]
         red = torch.stack([(when > t).float().mean() for t in range(17)])                # share of the square that is left
         z = red + (1 - red) / 4
         expected = torch.tensor([p(float((v - 1) ** 2)) for v in z])
@@ -184,7 +183,9 @@ def test_with_captum_its_attribution_is_drawn(monkeypatch):
     with pytest.raises(ValueError, match="take IntegratedGradients"): captum_maps(model, x, [0], "Nothing")
 
 
-def test_similarity_maps_are_those_of_the_cells():
-    map = similarity_maps(red_model(), spot(2, 4), [0])[0]
-    assert map.max().item() >= log(1 / 1e-4) - 1e-3
-    assert occlusion_map(red_model(), spot(2, 4), [0]).shape == (1, SIDE, SIDE)
+def test_similarity_maps_have_the_value_of_a_cell_where_it_looks():
+    "ln(1/eps) in one cell, ln(2/(1 + eps)) in all others, brought to the size of the image"
+    map, geo = similarity_maps(red_model(), spot(2, 4), [0])[0], geometry(red_model().backbone, (SIDE, SIDE))
+    cells = torch.full((6, 6), log(2 / 1.0001))
+    cells[2, 4] = log(1 / 1e-4)
+    assert torch.allclose(map, upsample(cells, geo), atol=1e-2)
