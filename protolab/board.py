@@ -175,6 +175,7 @@ def offer(self:BoardGallery,
     desk, chosen = self.desk, self.chosen.value
     near = scene_of(desk, self.album, chosen).near if chosen else []
     self.to.options = [(f"{n} · {p.name}", (p.image, p.cell)) for n, p in enumerate(near, 1)] or [("choose a prototype", None)]
+    self.to.index = 0                                                             # new options may leave nothing selected
     for name in ("remove", "forbid", "require"): self.buttons[name].disabled = not chosen
     self.buttons["move"].disabled, self.buttons["undo"].disabled, self.buttons["redo"].disabled = not near, len(desk.done) == 1, not desk.undone
 

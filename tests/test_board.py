@@ -85,6 +85,13 @@ def test_destinations_are_the_nearest_of_the_class_in_other_images(board):
     assert [p.distance for p in found] == pytest.approx(sorted(best.values())[:4], abs=1e-5)
 
 
+def test_after_a_removal_another_can_move(board):
+    press(board, "remove", 0)
+    press(board, "move", 5)
+    assert edit_words(board.desk.state) == {0: "removed", 5: "moved"}
+    assert board.desk.state.papers[5].image == destinations(made()[0].state, 5, 1)[0].image
+
+
 def test_what_the_desk_refuses_is_said(board):
     press(board, "remove", 0)
     before = list(board.desk.edits)
