@@ -162,10 +162,14 @@ class BoardGallery(Gallery):
 
 # %% ../nbs/32_board.ipynb #32_board-105
 @patch
-def shown(self:BoardGallery): return (scene_of(self.desk, self.album, self.chosen.value, self.said),)
+def shown(self:BoardGallery)->tuple: # of one Scene
+    "The argument of the view"
+    return (scene_of(self.desk, self.album, self.chosen.value, self.said),)
 
 @patch
-def sections(self:BoardGallery): return [(f"{len(self.desk.edits)} edits", self.view(*self.shown()))]
+def sections(self:BoardGallery)->list: # of (heading, HTML)
+    "The board as it is"
+    return [(f"{len(self.desk.edits)} edits", self.view(*self.shown()))]
 
 @patch
 def offer(self:BoardGallery,

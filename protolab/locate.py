@@ -112,7 +112,7 @@ def claimed_parts(
     "The part that each prototype is a picture of, read in the part map of its training image"
     return [pointed_part(images.parts[p.image], cell_centre(p.cell, geo), geo.stride / 2) for p in patches]
 
-# %% ../nbs/25_locate.ipynb #25_locate-195
+# %% ../nbs/25_locate.ipynb #25_locate-200
 def located(
     model, # a ProtoPNet
     x:Tensor, # (N,3,H,W) images, normalised
@@ -129,7 +129,7 @@ def located(
         return measured(f"pointing, {name}", torch.cat(hits).float(), chance, "prototypes in images", "high", "peak of the map; the part and 4 px round it", "Zhang et al. 2016")
     return {name: one(name, maps) for name, maps in methods.items()}
 
-# %% ../nbs/25_locate.ipynb #25_locate-225
+# %% ../nbs/25_locate.ipynb #25_locate-230
 def captum_maps(
     model, # a ProtoPNet
     x:Tensor, # (3,H,W): one image, normalised
@@ -145,7 +145,7 @@ def captum_maps(
         ways = [getattr(attr, method)(lambda x: model(x).s).attribute(x[None].to(model.last.weight.device), target=j) for j in prototypes]
     return blurred(torch.cat(ways).detach().abs().sum(1).float().cpu(), min(x.shape[-2:]) // 12 | 1)
 
-# %% ../nbs/25_locate.ipynb #25_locate-245
+# %% ../nbs/25_locate.ipynb #25_locate-250
 def evidence_map(
     model, # a ProtoPNet
     x:Tensor, # (3,H,W): one image, normalised
@@ -156,7 +156,7 @@ def evidence_map(
     weights = model.last.weight[target, js].detach().clamp(min=0).cpu()
     return (weights[:, None, None] * similarity_maps(model, x, js)).sum(0)
 
-# %% ../nbs/25_locate.ipynb #25_locate-255
+# %% ../nbs/25_locate.ipynb #25_locate-260
 def turns(
     map:Tensor, # (H,W)
     steps:int=12, # how many
@@ -176,7 +176,7 @@ def step_by_step(
     steps = torch.arange(when.max() + 1)
     return torch.where(when[None, None] <= steps[:, None, None, None], fill, x)
 
-# %% ../nbs/25_locate.ipynb #25_locate-270
+# %% ../nbs/25_locate.ipynb #25_locate-275
 def area_under(
     p:Tensor, # (...,steps+1) probabilities at equal steps
 )->Tensor: # (...,), 0 to 1
@@ -190,7 +190,7 @@ def random_map(
     "As smooth as a map of similarities, and about nothing: a random number a cell, brought to the size of the image"
     return upsample(torch.rand(geo.cells, generator=torch.Generator().manual_seed(seed)), geo)
 
-# %% ../nbs/25_locate.ipynb #25_locate-280
+# %% ../nbs/25_locate.ipynb #25_locate-285
 class Curves(NamedTuple):
     "The probability of the predicted class, step by step"
     map: Tensor # (N,steps+1) in the order of the map
@@ -213,7 +213,7 @@ def removal_curves(
         with evaluating(model): found.append(model(path.to(model.last.weight.device)).logits.softmax(1)[:, target].cpu().view(2, -1))
     return Curves(*torch.stack(found, 1))
 
-# %% ../nbs/25_locate.ipynb #25_locate-285
+# %% ../nbs/25_locate.ipynb #25_locate-290
 def deletion(
     model, # a ProtoPNet
     images:Images, # un-normalised, as they are
