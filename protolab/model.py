@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'paper_layout', 'own_classes', 'start_weights', 'channels_in', 'channels_out', 'check_pieces', 'ProtoPNet',
-           'tiny_backbone', 'get_provenance', 'set_provenance', 'patches_from', 'similarity_called', 'distance_called',
-           'assemble', 'protopnet', 'tiny_model', 'SummaryLine', 'summary_line', 'AfterTrunk', 'refuse_pickle',
-           'read_header', 'damage_named', 'tensors_of', 'mismatches', 'rebuild', 'save', 'read_config', 'load']
+           'tiny_backbone', 'get_provenance', 'set_provenance', 'patches_from', 'Edit', 'edits_from',
+           'similarity_called', 'distance_called', 'assemble', 'protopnet', 'tiny_model', 'SummaryLine', 'summary_line',
+           'AfterTrunk', 'refuse_pickle', 'read_header', 'damage_named', 'tensors_of', 'mismatches', 'rebuild', 'save',
+           'read_config', 'load']
 
 # %% ../nbs/06_model.ipynb #06_model-002
 import copy
 import json
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -104,7 +105,7 @@ class ProtoPNet(nn.Module):
         self.backbone, self.add_on, self.prototypes = backbone, add_on, prototypes
         self.register_buffer("cls", cls.clone())
         self.last = nn.Linear(len(cls), len(classes), bias=False)
-        self.classes, self.recipe, self.papers = list(classes), None, []
+        self.classes, self.recipe, self.papers, self.edits = list(classes), None, [], []
         with torch.no_grad(): self.last.weight.copy_(start_weights(self.own))
 
     @property
@@ -184,6 +185,25 @@ def set_extra_state(self:ProtoPNet,
 ):
     "The papers from bytes of JSON: for load_state_dict"
     self.provenance = patches_from(json.loads(bytes(state.tolist())))
+
+# %% ../nbs/06_model.ipynb #06_model-042b
+@dataclass(frozen=True)
+class Edit:
+    "One change of a model by hand"
+    kind: str # "remove", "forbid", "require" or "move"
+    prototype: int # its number in the model before all edits
+    was: tuple # (name of the image, row, column) of the patch that it was
+    classes: tuple = () # forbid: the classes that it may no longer speak for or against
+    least: float|None = None # require: the smallest weight that it may have for its own class
+    image: int|None = None # move: position of the training image that it goes to
+    cell: tuple|None = None # move: (row, column) in the latent map of that image
+
+def edits_from(
+    records:list, # dicts, as asdict and JSON give them
+)->list: # of `Edit`
+    "Edits again, from plain dicts"
+    def cell(r): return r["cell"] and tuple(r["cell"])
+    return [Edit(**{**r, "was": tuple(r["was"]), "classes": tuple(r["classes"]), "cell": cell(r)}) for r in records]
 
 # %% ../nbs/06_model.ipynb #06_model-044
 def similarity_called(
@@ -370,7 +390,8 @@ def config(self:ProtoPNet)->dict: # JSON
     if not isinstance(self.recipe["similarity"], str):
         raise ValueError("the similarity is a function of your own, and a file holds its name only, never code: add it with SIMILARITIES['mine'] = f, "
                          "build with protopnet(..., similarity='mine'), and do the first of the two again before you load")
-    return dict(format=FORMAT, version=__version__, recipe=self.recipe, classes=self.classes, provenance=[asdict(p) for p in self.provenance])
+    edits = {"edits": [asdict(e) for e in self.edits]} if self.edits else {}
+    return dict(format=FORMAT, version=__version__, recipe=self.recipe, classes=self.classes, provenance=[asdict(p) for p in self.provenance], **edits)
 
 # %% ../nbs/06_model.ipynb #06_model-090
 def tensors_of(
@@ -426,13 +447,13 @@ def read_config(
 # %% ../nbs/06_model.ipynb #06_model-097
 def load(
     path:str|Path, # of a file that save wrote
-)->ProtoPNet: # on the CPU, in eval mode, with its papers
+)->ProtoPNet: # on the CPU, in eval mode, with its papers and its edits
     "Read a model; a ValueError that says what is wrong with the file. Nothing in the file is run, nothing is fetched"
     path = Path(path)
     with damage_named(path):
         config, tensors = read_config(path), safetensors.torch.load_file(path)
         model = rebuild(config, tensors["cls"])
-        model.provenance = patches_from(config["provenance"])
+        model.provenance, model.edits = patches_from(config["provenance"]), edits_from(config.get("edits", []))
     if lines := mismatches(model, tensors):
         raise ValueError(f"{path} is the checkpoint of another architecture than its recipe {config['recipe']} builds here; {'; '.join(lines[:5])}"
                          f"{f'; and {len(lines) - 5} more' if len(lines) > 5 else ''}: is its backbone {config['recipe']['backbone']!r} the same as when it was saved?")

@@ -32,6 +32,7 @@ PACKAGES = {"birds": "numpy PIL", "prototypes": "torch", "data": ANYWHERE + " PI
             "core": ANYWHERE + " torchvision", "augment": ANYWHERE + " torchvision", "cub": ANYWHERE + " PIL", "sources": ANYWHERE + " PIL torchvision", "legacy": ANYWHERE + " safetensors", "runs": ANYWHERE + " PIL", "cli": ""}
 PACKAGES |= {room: ANYWHERE + " ipywidgets matplotlib PIL" for room in ("gallery", "wall", "explore", "why", "film", "versus", "board")}
 PACKAGES |= {room: ANYWHERE + " matplotlib PIL" for room in ("metrics", "intervene", "locate", "diverse", "collide", "card")}
+PACKAGES["locate"] += " captum"
 
 
 # -- modules ------------------------------------------------------------------------------------------------------------------
