@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Seen', 'seen', 'State', 'limits', 'limit_', 'numbered', 'opened', 'identity', 'noted', 'there', 'forbidden',
-           'removed', 'required', 'refitted', 'Numbers', 'numbers_of', 'complaints', 'similar', 'target', 'moved',
-           'looked_again', 'write_', 'edited_copy', 'again', 'Desk', 'BeforeAfter', 'replay', 'mask_round', 'distances',
-           'elsewhere']
+           'removed', 'required', 'Numbers', 'numbers_of', 'refitted', 'complaints', 'similar', 'target', 'moved',
+           'looked_again', 'mask_round', 'distances', 'elsewhere', 'write_', 'edited_copy', 'again', 'Desk',
+           'BeforeAfter', 'replay']
 
 # %% ../nbs/31_edit.ipynb #31_edit-002
 import copy
 import warnings
+from functools import partial
 from html import escape
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from .model import AfterTrunk, Edit
 from .project import stream
 from .prune import keep_
 
-# %% ../nbs/31_edit.ipynb #31_edit-010
+# %% ../nbs/31_edit.ipynb #31_edit-005
 class Seen(NamedTuple):
     "What a model makes of a set of images"
     z: Tensor # (N,D,h,w) latent maps
@@ -42,7 +43,7 @@ def seen(
     if not kept: raise ValueError("this loader gave no batch, so there is nothing to fit to: is its set empty?")
     return Seen(*(torch.cat(part) for part in zip(*kept)))
 
-# %% ../nbs/31_edit.ipynb #31_edit-011
+# %% ../nbs/31_edit.ipynb #31_edit-009
 class State(NamedTuple):
     "A model between two edits; an edit makes a new one and changes nothing in the old"
     classes: list # C names
@@ -65,7 +66,7 @@ class State(NamedTuple):
     @property
     def own(self): return self.cls == torch.arange(len(self.classes))[:, None] # (C,P) bool
 
-# %% ../nbs/31_edit.ipynb #31_edit-012
+# %% ../nbs/31_edit.ipynb #31_edit-010
 def limits(
     edits:list, # of `Edit`, oldest first
     numbers:list, # P numbers that the prototypes had before all edits
@@ -92,7 +93,7 @@ def limit_(
         banned[list(edit.classes) if edit.kind == "forbid" else slice(None), j] = True
         if banned[c, j]: least[c, j] = -torch.inf
 
-# %% ../nbs/31_edit.ipynb #31_edit-013
+# %% ../nbs/31_edit.ipynb #31_edit-011
 def numbered(
     P:int, # prototypes that are there
     edits:list, # of `Edit`
@@ -117,7 +118,7 @@ def opened(
     return State(list(model.classes), cls, numbers, copy.deepcopy(model.prototypes).cpu(), names, geometry and patched(geometry, *vectors.shape[2:]), train, valid,
                  vectors, list(model.provenance), model.last.weight.detach().cpu().double(), float("nan"), torch.zeros(len(cls), dtype=torch.bool), banned, least, edits)
 
-# %% ../nbs/31_edit.ipynb #31_edit-014
+# %% ../nbs/31_edit.ipynb #31_edit-015
 def identity(
     patch:Patch, # papers of a prototype
 )->tuple: # (name, row, column)
@@ -142,7 +143,7 @@ def there(
     if not 0 <= j < len(state.cls): raise ValueError(f"there is no prototype {j}: their numbers go from 0 to {len(state.cls) - 1}")
     if state.gone[j]: raise ValueError(f"prototype {j} was removed: undo that first, or take another")
 
-# %% ../nbs/31_edit.ipynb #31_edit-015
+# %% ../nbs/31_edit.ipynb #31_edit-016
 def forbidden(
     state:State, # before
     j:int, # the prototype
@@ -165,7 +166,7 @@ def removed(
     after = noted(state, Edit("remove", state.numbers[j], identity(state.papers[j])))
     return after._replace(gone=state.gone.index_fill(0, torch.tensor(j), True))
 
-# %% ../nbs/31_edit.ipynb #31_edit-016
+# %% ../nbs/31_edit.ipynb #31_edit-017
 def required(
     state:State, # before
     j:int, # the prototype
@@ -176,20 +177,7 @@ def required(
     if not 0 < least < float("inf"): raise ValueError(f"least={least}: a prototype that is required has a weight above 0; to silence it, forbid it")
     return noted(state, Edit("require", state.numbers[j], identity(state.papers[j]), least=float(least)))
 
-# %% ../nbs/31_edit.ipynb #31_edit-017
-def refitted(
-    state:State, # with the limits of its edits
-    l1:float=3e-3, # price of an off-class weight
-    ridge:float=1e-2, # price of an own-class weight that is not 1
-    gap:float=1e-4, # relative gap to reach
-)->State: # with the best weights within the limits
-    "Solve the last layer again on the stored similarities, from the weights that are there"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*has no prototype")        # `complaints` says so by name
-        found = solve(state.train.s, state.train.y, state.cls, l1, ridge, gap, C=len(state.classes), banned=state.banned, least=state.least, start=state.W)
-    return state._replace(W=found.W, gap=found.gap)
-
-# %% ../nbs/31_edit.ipynb #31_edit-018
+# %% ../nbs/31_edit.ipynb #31_edit-021
 class Numbers(NamedTuple):
     "What an edit costs and brings, on validation images"
     accuracy: float # 0 to 1
@@ -207,7 +195,23 @@ def numbers_of(
     right = (s @ state.W.T).argmax(1) == y
     return Numbers(right.double().mean().item(), evidence, int((state.W < 0)[~state.own].sum()), (state.own & ~state.banned).sum(1))
 
-# %% ../nbs/31_edit.ipynb #31_edit-019
+# %% ../nbs/31_edit.ipynb #31_edit-026
+def refitted(
+    state:State, # with the limits of its edits
+    l1:float=3e-3, # price of an off-class weight
+    ridge:float=1e-2, # price of an own-class weight that is not 1
+    gap:float=1e-4, # relative gap to reach
+)->State: # with the best weights within the limits
+    "Solve the last layer again on the stored similarities, from the weights that are there"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*has no prototype")        # `complaints` says so by name
+        warnings.filterwarnings("ignore", message="stopped after")             # the fit from nothing says so, where it stops too
+        again = partial(solve, state.train.s, state.train.y, state.cls, l1, ridge, gap, C=len(state.classes), banned=state.banned, least=state.least)
+        found = again(start=state.W)
+    if found.gap > gap: found = again()                                        # a bad start, such as the paper's -0.5
+    return state._replace(W=found.W, gap=found.gap)
+
+# %% ../nbs/31_edit.ipynb #31_edit-031
 def complaints(
     state:State, # a model between two edits
 )->list: # of sentences
@@ -216,7 +220,7 @@ def complaints(
     return [f"{state.classes[c]} has no prototype left that may speak for it: only other classes' prototypes decide, and accuracy hides it; re-seed it, or undo"
             for c in (speaking == 0).nonzero()[:, 0].tolist()]
 
-# %% ../nbs/31_edit.ipynb #31_edit-020
+# %% ../nbs/31_edit.ipynb #31_edit-035
 def similar(
     state:State, # whose layer measures
     z:Tensor, # (N,D,h,w) latent maps
@@ -242,7 +246,7 @@ def target(
     far = (state.train.z[image, :, r:r + hp, c:c + wp] - state.vectors[j]).square().sum().item()
     return Patch(j, image, state.names[image], label, (r, c), cell_box((r, c), state.place), far)
 
-# %% ../nbs/31_edit.ipynb #31_edit-021
+# %% ../nbs/31_edit.ipynb #31_edit-036
 def moved(
     state:State, # before
     j:int, # the prototype
@@ -268,7 +272,39 @@ def looked_again(
     s[:, j] = similar(state, images.z, vector)
     return images._replace(s=s)
 
-# %% ../nbs/31_edit.ipynb #31_edit-022
+# %% ../nbs/31_edit.ipynb #31_edit-041
+def mask_round(
+    state:State, # a model between two edits
+    prototypes:list, # those whose places are to be covered
+    reach:int=1, # cells on each side of the best one: 1 makes 3x3
+)->Tensor: # (N,h,w) bool over the map of distances of each training image; True: covered
+    "Where these prototypes fire best in the training images of their classes, with a margin"
+    maps = torch.stack([distances(state, j) for j in prototypes], 1)
+    best = maps.flatten(2).argmin(2)
+    covered = torch.zeros_like(maps).flatten(2).scatter_(2, best[..., None], 1.).view_as(maps)
+    mine = state.train.y[:, None] == state.cls[list(prototypes)]
+    spread = nn.functional.max_pool2d(covered, 2 * reach + 1, 1, reach)
+    return (spread * mine[..., None, None]).amax(1) > 0
+
+def distances(
+    state:State, # whose layer measures
+    j:int, # a prototype
+)->Tensor: # (N,h,w)
+    "Squared distance of a prototype to every patch of every training image"
+    with torch.no_grad(): return state.layer.distance.maps(state.train.z, state.vectors[j][None])[:, 0]
+
+def elsewhere(
+    state:State, # a model between two edits
+    j:int, # a prototype
+    mask:Tensor, # (N,h,w) bool: patches that it may not become
+)->tuple: # image, (row, column): where to `move` it
+    "The nearest patch of its own class outside a mask: projection, once more"
+    d = distances(state, j).masked_fill(mask | (state.train.y != state.cls[j])[:, None, None], torch.inf)
+    if d.isinf().all(): raise ValueError(f"the mask covers every patch of {state.classes[int(state.cls[j])]}: cover less")
+    image, place = divmod(int(d.argmin()), d[0].numel())
+    return image, divmod(place, d.shape[2])
+
+# %% ../nbs/31_edit.ipynb #31_edit-045
 def write_(
     model:nn.Module, # the unchanged model that the state was opened from, or the whole model behind that view
     state:State, # after some edits
@@ -293,7 +329,7 @@ def edited_copy(
     write_(twin, state)
     return twin
 
-# %% ../nbs/31_edit.ipynb #31_edit-023
+# %% ../nbs/31_edit.ipynb #31_edit-046
 def again(
     state:State, # before
     edit:Edit, # of a history
@@ -308,7 +344,7 @@ def again(
     if edit.kind not in steps: raise ValueError(f"an edit of kind {edit.kind!r} is unknown: there are {', '.join(steps)}")
     return steps[edit.kind]()
 
-# %% ../nbs/31_edit.ipynb #31_edit-024
+# %% ../nbs/31_edit.ipynb #31_edit-050
 class Desk:
     "Edit a model by hand: each edit fits the last layer again at once, each can be taken back, and the model itself stays as it is"
     def __init__(self,
@@ -340,7 +376,7 @@ class Desk:
             if sentence not in old: warnings.warn(sentence, stacklevel=3)
         return self.state
 
-# %% ../nbs/31_edit.ipynb #31_edit-025
+# %% ../nbs/31_edit.ipynb #31_edit-051
 @patch
 def remove(self:Desk, j): return self.take(removed(self.state, j))
 @patch
@@ -350,7 +386,7 @@ def require(self:Desk, j, least=0.5): return self.take(required(self.state, j, l
 @patch
 def move(self:Desk, j, image, cell): return self.take(moved(self.state, j, image, cell))
 
-# %% ../nbs/31_edit.ipynb #31_edit-026
+# %% ../nbs/31_edit.ipynb #31_edit-052
 @patch
 def undo(self:Desk)->State: # as it was before the last edit
     "Take the last edit back"
@@ -365,7 +401,7 @@ def redo(self:Desk)->State: # as it was before the last undo
     self.done.append(self.undone.pop())
     return self.state
 
-# %% ../nbs/31_edit.ipynb #31_edit-027
+# %% ../nbs/31_edit.ipynb #31_edit-053
 class BeforeAfter(NamedTuple):
     "What all edits together cost and bring; shows itself as a table"
     before: Numbers # of the model as the desk was opened with it
@@ -385,7 +421,7 @@ class BeforeAfter(NamedTuple):
         rows = "".join(f"<tr><td>{escape(what)}</td><td>{escape(a)}</td><td>{escape(b)}</td></tr>" for what, a, b in self.rows())
         return f"<table><tr><th></th><th>before</th><th>after</th></tr>{rows}</table>"
 
-# %% ../nbs/31_edit.ipynb #31_edit-028
+# %% ../nbs/31_edit.ipynb #31_edit-054
 @patch
 def numbers(self:Desk)->BeforeAfter:
     "Accuracy, own-class evidence and negative weights on validation images, before all edits of this desk and now"
@@ -398,7 +434,7 @@ def edited(self:Desk,
     "The model that the edits make: use it, measure it, save it"
     return edited_copy(self.model if model is None else model, self.state)
 
-# %% ../nbs/31_edit.ipynb #31_edit-029
+# %% ../nbs/31_edit.ipynb #31_edit-058
 def replay(
     model:nn.Module, # the model before all edits
     loaders, # batches for it; `project` and `valid` are read
@@ -413,35 +449,3 @@ def replay(
     desk = Desk(model, loaders, geometry, l1, ridge, gap)
     for edit in edits: desk.take(again(desk.state, edit))
     return desk
-
-# %% ../nbs/31_edit.ipynb #31_edit-030
-def mask_round(
-    state:State, # a model between two edits
-    prototypes:list, # those whose places are to be covered
-    reach:int=1, # cells on each side of the best one: 1 makes 3x3
-)->Tensor: # (N,h,w) bool over the map of distances of each training image; True: covered
-    "Where these prototypes fire best in the training images of their classes, with a margin"
-    maps = torch.stack([distances(state, j) for j in prototypes], 1)
-    best = maps.flatten(2).argmin(2)
-    covered = torch.zeros_like(maps).flatten(2).scatter_(2, best[..., None], 1.).view_as(maps)
-    mine = state.train.y[:, None] == state.cls[list(prototypes)]
-    spread = nn.functional.max_pool2d(covered, 2 * reach + 1, 1, reach)
-    return (spread * mine[..., None, None]).amax(1) > 0
-
-def distances(
-    state:State, # whose layer measures
-    j:int, # a prototype
-)->Tensor: # (N,h,w)
-    "Squared distance of a prototype to every patch of every training image"
-    with torch.no_grad(): return state.layer.distance.maps(state.train.z, state.vectors[j][None])[:, 0]
-
-def elsewhere(
-    state:State, # a model between two edits
-    j:int, # a prototype
-    mask:Tensor, # (N,h,w) bool: patches that it may not become
-)->tuple: # image, (row, column): where to `move` it
-    "The nearest patch of its own class outside a mask: projection, once more"
-    d = distances(state, j).masked_fill(mask | (state.train.y != state.cls[j])[:, None, None], torch.inf)
-    if d.isinf().all(): raise ValueError(f"the mask covers every patch of {state.classes[int(state.cls[j])]}: cover less")
-    image, place = divmod(int(d.argmin()), d[0].numel())
-    return image, divmod(place, d.shape[2])
