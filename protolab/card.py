@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BELIEFS', 'CARD_STYLE', 'CLEAR', 'REASONS', 'STEPS', 'FORMAT', 'number', 'sentence', 'track', 'strip_svg',
            'objection', 'doubt', 'Card', 'line_html', 'group_html', 'list_html', 'Asked', 'known', 'Step', 'collect',
-           'hits', 'report', 'card_from_json']
+           'share_right', 'foreign', 'card_of', 'report', 'draw_card', 'card_from_json']
 
 # %% ../nbs/28_card.ipynb #28_card-002
 import json
@@ -19,10 +19,13 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
+from .collide import cross_class_of
 from .core import atomic_path
 from .data import Images, Splits
+from .diverse import near_unique_share, unique_share
 from .gallery import STYLE
-from .metrics import Looked, Metric, look_at, measured
+from .metrics import (Looked, Metric, comprehensiveness, consistency, distinctiveness, explanation_length, look_at, measured, oirr,
+                              part_purity, partless, pointing_game, sparsity, stability)
 from .truth import Truth, truth_of
 
 # %% ../nbs/28_card.ipynb #28_card-012
@@ -65,26 +68,27 @@ def strip_svg(
 
 # %% ../nbs/28_card.ipynb #28_card-021
 BELIEFS = { # measure -> (what one would like to believe, the value from which on one may)
+    "accuracy": ("its predictions", 0.8),
     "consistency": ("that a prototype means the same part in every image", 0.8),
-    "stability": ("that a prototype stays on its part when the picture is a little noisy", 0.8),
     "boxes without a part": ("that a prototype looks at the animal", 0.1),
-    "part purity": ("that the best examples of a prototype show one part", 0.8),
-    "OIRR": ("that the maps stay on the animal", 0.5),
+    "purity": ("that the best examples of a prototype show one part", 0.8),
     "pointing game": ("that a prototype points at the animal", 0.9),
-    "distinctiveness": ("that the prototypes of a class look at different places", 0.5),
-    "comprehensiveness": ("that the prototypes of a class cover the animal", 0.6),
-    "sparsity": ("that a few terms tell the whole logit", 10),
+    "OIRR": ("that the maps stay on the animal", 0.5),
+    "stability": ("that a prototype stays where it is when the picture is a little noisy", 0.8),
+    "deletion": ("that a map finds the pixels that the prediction needs", nan),
+    "insertion": ("that a map finds the pixels that are enough for the prediction", nan),
     "part importance": ("that the part with the larger contribution matters more", 0.6),
     "preservation": ("that the claimed parts are enough for the prediction", 0.8),
     "deletion check": ("that the prediction needs the claimed parts", 0.8),
     "distractibility": ("that the explanation leaves out what does not matter", 0.8),
     "background independence": ("that the background does not move the prediction", 0.9),
     "target sensitivity": ("that explanations of two classes point at what each shares with the image", 0.8),
-    "deletion": ("that the map orders the pixels by what they do to the prediction", nan),
-    "insertion": ("that the map orders the pixels by what they do to the prediction", nan),
+    "distinctiveness": ("that the prototypes of a class look at different places", 0.5),
+    "comprehensiveness": ("that the prototypes of a class cover the animal", 0.6),
     "unique prototypes": ("that each prototype is an example of its own", 0.95),
-    "near-duplicates": ("that two prototypes are two reasons", 0.1),
-    "cross-class evidence": ("that a prediction rests on prototypes of its own class", 0.3)}
+    "unique prototypes, near ones merged": ("that two prototypes of a class are two reasons", 0.9),
+    "prototypes a logit": ("that a few terms tell the whole prediction", 10),
+    "cross-class evidence": ("that a doubtful prediction rests on prototypes of its own class", 0.3)}
 
 # %% ../nbs/28_card.ipynb #28_card-023
 def objection(
@@ -178,23 +182,24 @@ def _repr_html_(self:Card):
 # %% ../nbs/28_card.ipynb #28_card-051
 class Asked(NamedTuple):
     "All that a measure may look at"
-    model: Callable # a ProtoPNet
-    images: Images # test images, un-normalised
-    project: Images # the images that the prototypes come from
-    truth: Truth|None # what is known about the test images
-    looked: Looked # one pass over the test images
-    redraw: Callable|None # draws a test image again; None where nobody can
+    looked: Looked # what the network found in the test images
+    images: Images # these images, un-normalised
+    truth: Truth|None = None # what is known about them
+    model: Callable|None = None # the ProtoPNet; None where only its findings came
+    redraw: Callable|None = None # draws a test image again; None where nobody can
 
-REASONS = {"points": "nobody has said where the parts lie: give truth=, from part maps or from points",
-           "objects": "nobody has said which pixels are the animal: give truth=, from part maps or from boxes",
-           "redraw": "nobody can draw these images again with something taken away: give redraw=, as for birds that we drew ourselves"}
+REASONS = {"points": "nobody has said where the parts lie; give truth=, from part maps or from points",
+           "objects": "nobody has said which pixels are the animal; give truth=, from part maps or from boxes",
+           "model": "only findings came and no network; call report with the network",
+           "redraw": "nobody can draw these images again with something taken away; give redraw=, as for birds that we drew ourselves"}
 
 def known(
     asked:Asked, # what came
 )->set: # of the needs, those that it meets
     "What these data can answer"
     truth = asked.truth
-    there = {"points": truth is not None and len(truth.names) > 0, "objects": truth is not None and truth.objects is not None, "redraw": asked.redraw is not None}
+    there = {"points": truth is not None and len(truth.names) > 0, "objects": truth is not None and truth.objects is not None,
+             "model": asked.model is not None, "redraw": asked.redraw is not None}
     return {need for need, met in there.items() if met}
 
 # %% ../nbs/28_card.ipynb #28_card-054
@@ -217,29 +222,67 @@ def collect(
         else: groups.setdefault(step.group, []).extend(step.make(asked))
     return groups, missing
 
-# %% ../nbs/28_card.ipynb #28_card-056
-def hits(
-    asked:Asked, # all that came
-)->list: # one Metric
+# %% ../nbs/28_card.ipynb #28_card-057
+def share_right(
+    looked:Looked, # of N images
+)->Metric: # over images
     "Accuracy; by chance one would always say the commonest class"
-    y = asked.looked.y
-    common = y.bincount().max().item() / len(y)
-    return [measured("accuracy", asked.looked.logits.argmax(1) == y, common, of="images")]
+    common = looked.y.bincount().max().item() / len(looked.y)
+    return measured("accuracy", looked.logits.argmax(1) == looked.y, common, of="images")
 
-STEPS = [Step("prediction", ("accuracy",), (), hits)]
+def foreign(
+    looked:Looked, # of N images
+)->Metric: # over wrong and narrow predictions
+    "What other classes' prototypes add to doubtful wins"
+    return cross_class_of(looked.s, looked.y, looked.weight, looked.cls)
+
+STEPS = [
+    Step("prediction", ("accuracy",), (), lambda a: [share_right(a.looked)]),
+    Step("where it looks", ("consistency", "boxes without a part", "purity"), ("points",), lambda a: [f(a.looked, a.truth) for f in (consistency, partless, part_purity)]),
+    Step("where it looks", ("pointing game", "OIRR"), ("objects",), lambda a: [pointing_game(a.looked, a.truth), oirr(a.looked, a.truth)]),
+    Step("steadiness", ("stability",), ("points", "model"), lambda a: [stability(a.model, a.images, a.looked, a.truth)]),
+    Step("diversity", ("comprehensiveness",), ("points",), lambda a: [comprehensiveness(a.looked, a.truth)]),
+    Step("diversity", ("distinctiveness",), (), lambda a: [distinctiveness(a.looked)]),
+    Step("diversity", ("unique prototypes", "unique prototypes, near ones merged"), ("model",), lambda a: [unique_share(a.model), near_unique_share(a.model)]),
+    Step("reasoning", ("weights a class", "prototypes a logit", "cross-class evidence"), (), lambda a: [sparsity(a.looked), explanation_length(a.looked), foreign(a.looked)])]
+
+# %% ../nbs/28_card.ipynb #28_card-059
+def card_of(
+    asked:Asked, # all that came
+    title:str="Report card", # what stands above it
+)->Card:
+    "The card of what a network found"
+    facts = {"test images": len(asked.images), "classes": len(asked.images.classes), "prototypes": len(asked.looked.cls)}
+    return Card(title, facts, *collect(asked, STEPS))
 
 def report(
     model, # a ProtoPNet
-    data:Splits, # the card reads `test`, and `project` for the patches
-    truth:Truth|None=None, # what is known about the test images; None: read their part maps, if they have any
-    redraw:Callable|None=None, # draws a test image again, see `intervene`; None where nobody can
+    data:Splits, # the card reads `test`, once
+    truth:Truth|None=None, # what is known about the test images; None: their part maps tell, if they have any
+    redraw:Callable|None=None, # draws a test image again; None where nobody can
     title:str="Report card", # what stands above it
 )->Card:
     "All that these data allow to say about the explanations of a network"
     truth = truth_of(data.test) if truth is None else truth
-    asked = Asked(model, data.test, data.project, truth, look_at(model, data.test), redraw)
-    facts = {"test images": len(data.test), "classes": len(data.test.classes), "prototypes": len(model.cls)}
-    return Card(title, facts, *collect(asked, STEPS))
+    return card_of(Asked(look_at(model, data.test), data.test, truth, model, redraw), title)
+
+# %% ../nbs/28_card.ipynb #28_card-059l
+def draw_card(
+    card:Card, # to be drawn
+    ax, # axes to draw on
+): # the axes
+    "The card as a figure: a row a line, with dot, bar and tick"
+    for row, m in enumerate(card.metrics):
+        left, right = track(m)
+        def at(x): return (x - left) / (right - left)
+        ax.plot([0, 1], [row, row], color="0.85", zorder=0)
+        if m.n: ax.plot([at(m.low), at(m.high)], [row, row], color="#9cc0ea", lw=6, solid_capstyle="butt"), ax.plot(at(m.value), row, "o", color="#2f78cf", ms=5)
+        if isfinite(m.chance): ax.plot([at(m.chance)] * 2, [row - 0.35, row + 0.35], color="#d9822b", lw=2)
+        ax.text(1.04, row, f"{number(m.value)}   [{number(m.low)}, {number(m.high)}]   n {m.n}", va="center", fontsize=8)
+    ax.set_yticks(range(len(card.metrics)), [m.name for m in card.metrics], fontsize=8)
+    ax.set(xticks=[], title=card.title, ylim=(len(card.metrics) - 0.4, -0.6))
+    for side in ax.spines.values(): side.set_visible(False)
+    return ax
 
 # %% ../nbs/28_card.ipynb #28_card-061
 FORMAT = 1 # of the file; a card of another format is refused
