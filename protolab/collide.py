@@ -40,7 +40,7 @@ def sister_codes()->dict: # name -> code of 5 variants, 16 of them: a species an
         codes[SPECIES[s] + " II"] = tuple(code)
     return codes
 
-# %% ../nbs/27_collide.ipynb #27_collide-014
+# %% ../nbs/27_collide.ipynb #27_collide-015
 def coded_splits(
     codes:dict, # name of a species -> its code, such as `sister_codes` gives
     seed:int=0, # other seed, other birds
@@ -57,7 +57,7 @@ def coded_splits(
     train, valid, test = map(images.subset, torch.arange(len(images)).split([n * C for n in sizes]))
     return Splits(train, valid, train, test)
 
-# %% ../nbs/27_collide.ipynb #27_collide-017
+# %% ../nbs/27_collide.ipynb #27_collide-018
 def projected(
     splits:Splits, # images
     seed:int, # of the network and of the order of the images
@@ -69,7 +69,7 @@ def projected(
     plain = begin(net, maps, seconds)
     return Trained(model, net, maps, geo, plain, fit(net, maps, [replace(WARM, loss=loss), Projection(geo)]), seconds)
 
-# %% ../nbs/27_collide.ipynb #27_collide-026
+# %% ../nbs/27_collide.ipynb #27_collide-028
 def margin_terms(
     s:Tensor, # (N,P) similarities
     W:Tensor, # (C,P) last layer
@@ -78,7 +78,7 @@ def margin_terms(
     best = (s @ W.T).topk(2, 1).indices
     return s * (W[best[:, 0]] - W[best[:, 1]]), best
 
-# %% ../nbs/27_collide.ipynb #27_collide-029
+# %% ../nbs/27_collide.ipynb #27_collide-032
 def foreign_share(
     terms:Tensor, # (N,P) from `margin_terms`
     cls:Tensor, # (P,) class of each prototype
@@ -88,7 +88,7 @@ def foreign_share(
     word = terms.clamp(min=0)
     return (word * (cls != winner[:, None])).sum(1) / word.sum(1).clamp(min=1e-12)
 
-# %% ../nbs/27_collide.ipynb #27_collide-032
+# %% ../nbs/27_collide.ipynb #27_collide-035
 def doubtful(
     margin:Tensor, # (N,) of the winner over the runner-up
     right:Tensor, # (N,) bool
@@ -98,7 +98,7 @@ def doubtful(
     if not 0 < narrow <= 1: raise ValueError(f"narrow is {narrow}: give a share of the images, above 0 and up to 1")
     return ~right | (margin <= margin.quantile(narrow, interpolation="lower"))
 
-# %% ../nbs/27_collide.ipynb #27_collide-035
+# %% ../nbs/27_collide.ipynb #27_collide-038
 def cross_class_of(
     s:Tensor, # (N,P) similarities
     y:Tensor, # (N,) labels
@@ -112,6 +112,7 @@ def cross_class_of(
     return measured("cross-class evidence", foreign_share(terms, cls, best[:, 0])[chosen], of="images", better="low",
                     choice=f"wrong predictions and the {100 * narrow:g} % with the smallest margins; positive terms of the margin over the runner-up", source="protolab")
 
+# %% ../nbs/27_collide.ipynb #27_collide-040
 class Answered(NamedTuple):
     "What a network answered to some images"
     s: Tensor # (N,P) similarities
@@ -128,7 +129,7 @@ def answered(
     with evaluating(model): outs = [model(x.to(model.cls.device)) for x, _ in Loader(images, model.backbone.stats)]
     return Answered(*(torch.cat([getattr(out, name) for out in outs]).cpu() for name in ("s", "cell")), images.y, g)
 
-# %% ../nbs/27_collide.ipynb #27_collide-036
+# %% ../nbs/27_collide.ipynb #27_collide-041
 def cross_class(
     model, # a ProtoPNet
     images:Images, # as they are, not normalised
@@ -138,7 +139,7 @@ def cross_class(
     seen = answered(model, images)
     return cross_class_of(seen.s, seen.y, model.last.weight.detach().cpu(), model.cls.cpu(), narrow)
 
-# %% ../nbs/27_collide.ipynb #27_collide-039
+# %% ../nbs/27_collide.ipynb #27_collide-045
 def class_means(
     seen:Answered, # what the network answered
 )->Tensor: # (P,C)
@@ -160,7 +161,7 @@ def fires_on(
     mean = class_means(seen)
     return mean >= halfway(mean, cls)
 
-# %% ../nbs/27_collide.ipynb #27_collide-042
+# %% ../nbs/27_collide.ipynb #27_collide-049
 class Firing(NamedTuple):
     "A prototype and another species on whose images it fires"
     prototype: int # its number
@@ -184,7 +185,7 @@ def firings(
             found.append(Firing(p.prototype, owner, part, other, shared))
     return found
 
-# %% ../nbs/27_collide.ipynb #27_collide-044
+# %% ../nbs/27_collide.ipynb #27_collide-051
 def collision_table(
     table:list, # of Firing
     codes:dict, # name of a species -> its code
@@ -196,7 +197,7 @@ def collision_table(
         rows.setdefault(f.prototype, (f.prototype, look, f.owner, [], []))[3 if f.shared else 4].append(f.species)
     return [(*row[:3], ", ".join(row[3]), ", ".join(row[4])) for row in rows.values()]
 
-# %% ../nbs/27_collide.ipynb #27_collide-049
+# %% ../nbs/27_collide.ipynb #27_collide-057
 class Collision(NamedTuple):
     "Two prototypes that see the same thing at the same place"
     winner: int # prototype of the class that won
@@ -216,7 +217,7 @@ def colliding(
     pair = (cls == winner[i])[:, None] & (cls != winner[i]) & fires[:, None] & fires
     return pair & (torch.cdist(place, place) <= reach)
 
-# %% ../nbs/27_collide.ipynb #27_collide-051
+# %% ../nbs/27_collide.ipynb #27_collide-059
 def collisions(
     model, # a ProtoPNet
     seen:Answered, # what it answered to some images
@@ -230,7 +231,7 @@ def collisions(
     clear = lambda a, b: lambda i: -min(seen.s[i, a], seen.s[i, b]).item()
     return sorted((Collision(a, b, sorted(images, key=clear(a, b))) for (a, b), images in found.items()), key=lambda c: -len(c.images))
 
-# %% ../nbs/27_collide.ipynb #27_collide-054
+# %% ../nbs/27_collide.ipynb #27_collide-062
 def show_collisions(
     found:list, # of Collision: a row each
     patches:list, # P `Patch`, with the boxes to draw
@@ -245,11 +246,12 @@ def show_collisions(
             show_box(patches[j].box, show_image(project.x[patches[j].image], ax, f"{j}, {project.classes[patches[j].label]}"))
         i = c.images[0]
         show_image(images.x[i], row[2], f"image {i}, {images.classes[images.y[i]]}")
-        for j, colour in ((c.winner, "#ffe249"), (c.other, "#4493fc")):
-            show_box(cell_box(divmod(seen.cell[i, j].item(), seen.geometry.cells[1]), seen.geometry), row[2], colour)
+        for j, colour, inset in ((c.winner, "#ffe249", 0), (c.other, "#4493fc", 2)):             # the second inside the first, where both are at one place
+            top, left, bottom, right = cell_box(divmod(seen.cell[i, j].item(), seen.geometry.cells[1]), seen.geometry)
+            show_box((top + inset, left + inset, bottom - inset, right - inset), row[2], colour)
     return axes
 
-# %% ../nbs/27_collide.ipynb #27_collide-063
+# %% ../nbs/27_collide.ipynb #27_collide-072
 def solve_positive(
     s:Tensor, # (N,P) similarities
     y:Tensor, # (N,) labels
@@ -268,7 +270,7 @@ def solve_positive(
         ahead = W + k / (k + 3) * (W - old)
     return W
 
-# %% ../nbs/27_collide.ipynb #27_collide-066
+# %% ../nbs/27_collide.ipynb #27_collide-075
 def cured_layers(
     s:Tensor, # (N,P) similarities of the training images
     y:Tensor, # (N,) labels
@@ -280,7 +282,7 @@ def cured_layers(
     layers |= {"no weight below 0": solve_positive(s, y, cls), "own class alone": solve(s, y, cls, 1e3).W}
     return {name: W.float() for name, W in layers.items()}
 
-# %% ../nbs/27_collide.ipynb #27_collide-071
+# %% ../nbs/27_collide.ipynb #27_collide-081
 def separated_loss(
     model, # a ProtoPNet
     out, # what it answered
