@@ -18,7 +18,7 @@ from protolab.loss import default_loss
 PAGE = Path(__file__).parents[1] / "docs" / "bench-collide.md"
 SEEDS = (701, 702, 703, 704, 705)
 LOSSES = {"default loss": default_loss, "separation 0.08": partial(separated_loss, weight=0.08), "separation 0.4": partial(separated_loss, weight=0.4)}
-T95 = 2.776 # of Student's t with four degrees of freedom
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776} # runs -> how many standard errors of the mean hold 95 % (Student's t)
 
 
 def one_training(splits, seed, loss):
@@ -53,7 +53,7 @@ def one_run(seed):
 
 def interval(values, digits):
     "Mean and 95 % interval by Student's t"
-    half = T95 * statistics.stdev(values) / len(values) ** .5 if len(values) == 5 else float("nan")
+    half = T95[len(values)] * statistics.stdev(values) / len(values) ** .5 if len(values) in T95 else float("nan")
     mean = statistics.mean(values)
     return f"{mean:.{digits}f} ({mean - half:.{digits}f} to {mean + half:.{digits}f})"
 

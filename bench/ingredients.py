@@ -15,7 +15,7 @@ from protolab.ingredients import INGREDIENTS, cook, judged
 
 PAGE = Path(__file__).parents[1] / "docs" / "bench-ingredients.md"
 SEEDS = (801, 802, 803, 804, 805)
-T95 = 2.776 # of Student's t with four degrees of freedom
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776} # runs -> how many standard errors of the mean hold 95 % (Student's t)
 
 
 def one_run(seed):
@@ -27,7 +27,7 @@ def one_run(seed):
 def interval(values):
     "Mean and 95 % interval by Student's t"
     mean = statistics.mean(values)
-    half = T95 * statistics.stdev(values) / len(values) ** .5 if len(values) == 5 else float("nan")
+    half = T95[len(values)] * statistics.stdev(values) / len(values) ** .5 if len(values) in T95 else float("nan")
     return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
 
 
