@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from protolab.core import atomic_path
 from protolab.data import bird_splits
-from protolab.ingredients import INGREDIENTS, cook, judged
+from protolab.ingredients import INGREDIENTS, cook, judged, trunk_maps
 
 PAGE = Path(__file__).parents[1] / "docs" / "bench-ingredients.md"
 SEEDS = (801, 802, 803, 804, 805)
@@ -21,7 +21,8 @@ T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776} # runs -> how many standard erro
 def one_run(seed):
     "The numbers of each way to compare"
     splits = bird_splits(seed, per_class=20, valid=10, test=10)
-    return {name: judged(cook(splits, seed + 1000, use), splits) for name, use in INGREDIENTS.items()}
+    maps = trunk_maps(splits)
+    return {name: judged(cook(maps, seed + 1000, use), splits) for name, use in INGREDIENTS.items()}
 
 
 def interval(values):

@@ -4,10 +4,13 @@ import torch
 
 from protolab.backbone import geometry
 from protolab.core import evaluating, seed_everything
+from protolab.data import bird_splits
+from protolab.ingredients import INGREDIENTS, cook, shown, trunk_maps
 from protolab.loss import default_loss
 from protolab.model import load, protopnet, save
 from protolab.project import check_projection, project_
 from protolab.prototypes import patch_rows
+from protolab.street import frozen
 from protolab.train import train_step
 
 CLASSES = ["a", "b", "c"]
@@ -58,3 +61,10 @@ def test_it_learns_and_survives_its_file(tmp_path):
     back = load(tmp_path / "cosine.safetensors")
     assert back.recipe["distance"] == back.recipe["similarity"] == "cosine"
     with evaluating(model), evaluating(back): assert torch.equal(back(loader[0][0]).logits, model(loader[0][0]).logits)
+
+
+def test_the_first_ingredients_are_the_default_recipe():
+    splits = bird_splits(0, per_class=4, valid=1, test=1, size=64)
+    ours, theirs = cook(trunk_maps(splits), 3, INGREDIENTS["log, 1x1"]), frozen(splits, 3)
+    for name, tensor in theirs.net.state_dict().items(): assert torch.equal(tensor, ours.net.state_dict()[name]), name
+    assert shown(ours, k=4).n == 80
