@@ -10,7 +10,7 @@ from pathlib import Path
 from layer import machine
 from tqdm import tqdm
 
-from protolab.collide import answered, coded_splits, cross_class_of, cured_layers, firings, projected, separated_loss, sister_codes
+from protolab.collide import answered, coded_splits, cross_class_of, cured_layers, firings, projected, separated_loss, sister_species
 from protolab.core import atomic_path
 from protolab.last_layer import stored
 from protolab.loss import default_loss
@@ -41,7 +41,7 @@ def explained(trained, splits, codes):
 
 def one_run(seed):
     "All trainings and layers of one seed"
-    codes = sister_codes()
+    codes = sister_species()
     splits = coded_splits(codes, seed)
     rows = {}
     for name, loss in LOSSES.items():

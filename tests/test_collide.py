@@ -5,7 +5,7 @@ import torch
 from protolab.backbone import geometry
 from protolab.birds import CODES, PARTS
 from protolab.collide import (Answered, answered, class_means, coded_splits, collision_table, collisions, cross_class, cross_class_of, doubtful, fires_on,
-                              firings, foreign_share, halfway, margin_terms, separated_loss, sister_codes, solve_positive)
+                              firings, foreign_share, halfway, margin_terms, separated_loss, sister_species, solve_positive)
 from protolab.core import Patch, seed_everything
 from protolab.data import Images
 from protolab.explain import map_geometry
@@ -115,14 +115,14 @@ def test_the_code_explains_a_firing():
 
 
 def test_sisters_differ_in_one_part_each_in_turn():
-    codes = list(sister_codes().values())
+    codes = list(sister_species().values())
     assert len(set(codes)) == 16 and set(codes[::2]) <= set(CODES)
     differ = [[k for k in range(5) if a[k] != b[k]] for a, b in zip(codes[::2], codes[1::2])]
     assert differ == [[k % 5] for k in range(8)]
 
 
 def test_coded_birds_and_one_pass_over_them():
-    codes = dict(list(sister_codes().items())[:3])
+    codes = dict(list(sister_species().items())[:3])
     splits = coded_splits(codes, seed=3, sizes=(2, 1, 1), size=32)
     assert [len(part) for part in splits] == [6, 3, 6, 3] and splits.train.classes == list(codes) and splits.train.parts is not None
     seed_everything(0)
