@@ -4,7 +4,7 @@ BIN := $(CURDIR)/.venv/bin
 NOTEBOOKS := $(wildcard index.ipynb nbs/*.ipynb nbs/tutorials/*.ipynb)
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size bench-gallery bench-diverse bench-interventions
+.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size bench-gallery bench-diverse bench-interventions bench-collide bench-ingredients
 
 setup: .venv/.done
 
@@ -62,3 +62,9 @@ bench-diverse: setup
 
 bench-interventions: setup
 	python bench/interventions.py
+
+bench-collide: setup
+	python bench/collide.py
+
+bench-ingredients: setup
+	python bench/ingredients.py

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from .backbone import cell_box, patched
 from .core import Patch, evaluating
-from .prototypes import as_float, check_patch, full_precision
+from .prototypes import as_float, as_it_is, check_patch, full_precision
 
 # %% ../nbs/10_project.ipynb #10_project-011
 def own_table(
@@ -76,9 +76,10 @@ class OwnSearch:
         cls:Tensor, # (P,) class of each prototype
         C:int, # number of classes
         k:int=1, # how many different patches to keep
+        space=as_it_is, # of the `Distance` that measures: rows (...,K) -> what is compared of them
     ):
         P, self.vectors, self.table = len(vectors), as_float(vectors.detach()), own_table(cls, C)
-        self.seen, self.size = 0, None
+        self.space, self.seen, self.size = space, 0, None
         self.d = self.vectors.new_full((P, k), torch.inf)
         self.image, self.cell = torch.full((2, P, k), -1, device=vectors.device)
         self.patch = self.vectors.new_zeros(P, k, self.vectors[0].numel())
@@ -95,7 +96,8 @@ def add(self:OwnSearch,
         raise ValueError(f"a map of {tuple(z.shape[2:])} cells came after maps of {tuple(self.size)}: bring all images to one size")
     self.size = z.shape[2:]
     X, k = patch_columns(as_float(z), *self.vectors.shape[2:]), self.d.shape[1]
-    image, j, cell, d = candidates(X, self.vectors.flatten(1), self.table[y], self.d[:, -1], k)
+    seen = self.space(X.transpose(1, 2)).transpose(1, 2)
+    image, j, cell, d = candidates(seen, self.space(self.vectors.flatten(1)), self.table[y], self.d[:, -1], k)
     old = torch.arange(len(self.d), device=d.device).repeat_interleave(k)
     keep = first_k(torch.cat([self.d.flatten(), d]), torch.cat([old, j]), k)
     news = dict(d=d, image=image + self.seen, cell=cell, patch=X[image, :, cell])
@@ -149,7 +151,7 @@ def own_patches(
     k:int=1, # how many different patches to keep for each prototype
 )->OwnSearch: # with d, image, cell (P,k), patch (P,k,D*hp*wp), nearest first
     "One pass over the images in eval mode: the k nearest own-class patches of each prototype"
-    found = OwnSearch(model.prototypes.vectors, model.cls, len(model.classes), k)
+    found = OwnSearch(model.prototypes.vectors, model.cls, len(model.classes), k, model.prototypes.distance.space)
     with evaluating(model):
         for z, y in stream(model, loader, "projection"): found.add(z, y)
     lost = [model.classes[c] for c in model.cls[found.d[:, 0].isinf()].unique().tolist()]

@@ -7,7 +7,8 @@ __all__ = ['SIMILARITIES', 'TRUST', 'BLOCK', 'DOUBT', 'DISTANCES', 'log_similari
            'distances_naive', 'patch_rows', 'matmul_precision', 'set_matmul_precision', 'full_precision',
            'exact_distances', 'redo_pairs', 'as_float', 'distance_maps', 'best_patches', 'nearest_rows', 'redo_small',
            'winning_rows', 'prototype_gradient', 'patch_gradient', 'NearestPatch', 'min_distances', 'expanded_maps',
-           'expanded_minima', 'Distance', 'PrototypeLayer']
+           'expanded_minima', 'as_it_is', 'Distance', 'unit_rows', 'unit_patches', 'cosine_maps', 'cosine_minima',
+           'cosine_similarity', 'PrototypeLayer']
 
 # %% ../nbs/05_prototypes.ipynb #05_prototypes-002
 from contextlib import contextmanager
@@ -275,12 +276,60 @@ def expanded_minima(
     return -score.flatten(1), cell.flatten(1)
 
 # %% ../nbs/05_prototypes.ipynb #05_prototypes-084e
+def as_it_is(
+    rows:Tensor, # (...,K) patches or prototypes, as rows
+)->Tensor: # (...,K) the same
+    "Rows that are compared as they come"
+    return rows
+
 class Distance(NamedTuple):
     "A way to measure"
     nearest: Callable # (z (N,D,h,w), p (P,D,hp,wp)) -> d (N,P), cell (N,P): the nearest patch of each image, to train
     maps: Callable # (z, p) -> (N,P,h-hp+1,w-wp+1): all patches, to look
+    space: Callable = as_it_is # rows (...,K) -> (...,K): between what comes out, the distance is the plain squared one
 
 DISTANCES = {"exact": Distance(min_distances, distance_maps), "expanded": Distance(expanded_minima, expanded_maps)}
+
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-084j
+def unit_rows(
+    rows:Tensor, # (...,K) patches or prototypes, as rows
+)->Tensor: # (...,K) of length 1; a row of zeros stays as it is
+    "The direction of each row"
+    return F.normalize(rows, dim=-1)
+
+def unit_patches(
+    z:Tensor, # (N,D,h,w) latent map
+    p:Tensor, # (P,D,hp,wp) prototypes
+)->tuple: # a map (N,K,h-hp+1,w-wp+1) whose cells are the patches, and prototypes (P,K,1,1), with K = D*hp*wp
+    "Patches and prototypes at length 1, each as one cell"
+    check_patch(z, p)
+    hp, wp = p.shape[2:]
+    X = unit_rows(patch_rows(as_float(z), hp, wp)).transpose(1, 2)
+    return X.unflatten(2, (z.shape[2] - hp + 1, z.shape[3] - wp + 1)), unit_rows(as_float(p).flatten(1))[:, :, None, None]
+
+# %% ../nbs/05_prototypes.ipynb #05_prototypes-084m
+def cosine_maps(
+    z:Tensor, # (N,D,h,w) latent map
+    p:Tensor, # (P,D,hp,wp) prototypes
+)->Tensor: # (N,P,h-hp+1,w-wp+1), 0 (same direction) to 4 (opposite)
+    "2 - 2 cos of the angle between every prototype and every patch, exact near 0"
+    return distance_maps(*unit_patches(z, p))
+
+def cosine_minima(
+    z:Tensor, # (N,D,h,w) latent map
+    p:Tensor, # (P,D,hp,wp) prototypes
+)->tuple: # d (N,P) the smallest of `cosine_maps`, cell (N,P) its place in row order
+    "The smallest angle of each prototype to a patch of each image: fast, with gradients"
+    return min_distances(*unit_patches(z, p))
+
+def cosine_similarity(
+    d:Tensor, # (...) squared distances between vectors of length 1
+)->Tensor: # (...) the cosine, -1 to 1
+    "The cosine that belongs to a distance of `cosine_maps`"
+    return 1 - d / 2
+
+DISTANCES["cosine"] = Distance(cosine_minima, cosine_maps, unit_rows)
+SIMILARITIES["cosine"] = cosine_similarity
 
 # %% ../nbs/05_prototypes.ipynb #05_prototypes-086
 class PrototypeLayer(nn.Module):

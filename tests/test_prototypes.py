@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from protolab import prototypes
-from protolab.prototypes import DISTANCES, PrototypeLayer, distance_maps, distances_naive, full_precision, log_similarity, matmul_precision, min_distances
+from protolab.prototypes import DISTANCES, PrototypeLayer, cosine_maps, cosine_minima, cosine_similarity, distance_maps, distances_naive, full_precision, log_similarity, matmul_precision, min_distances
 
 TOP = math.log(10_000)
 
@@ -39,7 +39,7 @@ def test_equals_the_naive_loops(N, D, h, w, P, hp, wp):
     torch.testing.assert_close(distance_maps(z, p), distances_naive(z, p))
 
 
-@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("name", ["exact", "expanded"])
 @pytest.mark.parametrize("hp,wp", [(1, 1), (2, 3)])
 def test_each_way_to_measure(name, hp, wp):
     "Both faces, both gradients and the place; in float64 all ways agree with the loops"
@@ -51,6 +51,42 @@ def test_each_way_to_measure(name, hp, wp):
     assert torch.equal(cell, place)
     for ours, theirs in zip(gradients(d, z, p), gradients(best, z, p)): torch.testing.assert_close(ours, theirs)
     with pytest.raises(ValueError, match="does not fit on a map"): way.maps(z[:, :, :1, :1], torch.rand(1, 4, 2, 2, dtype=torch.float64))
+
+
+def cosines(z, p):
+    "The judge of the cosine: torch's own, patch by patch"
+    hp, wp = p.shape[2:]
+    patches = z.unfold(2, hp, 1).unfold(3, wp, 1).permute(0, 2, 3, 1, 4, 5).flatten(3)          # (N,h',w',K)
+    return torch.nn.functional.cosine_similarity(patches[:, None], p.flatten(1)[None, :, None, None], dim=-1)
+
+
+@pytest.mark.parametrize("hp,wp", [(1, 1), (2, 2), (1, 3)])
+def test_the_cosine_is_torchs_own_with_its_gradients(hp, wp):
+    z, p = torch.randn(3, 4, 5, 6, dtype=torch.float64, requires_grad=True), torch.randn(7, 4, hp, wp, dtype=torch.float64, requires_grad=True)
+    theirs, (d, cell) = cosines(z, p), cosine_minima(z, p)
+    torch.testing.assert_close(cosine_similarity(cosine_maps(z, p)), theirs)
+    best, place = theirs.flatten(2).max(2)
+    assert torch.equal(cell, place)
+    for ours, other in zip(gradients(cosine_similarity(d), z, p), gradients(best, z, p)): torch.testing.assert_close(ours, other)
+    small = z.detach()[:1, :2, :hp, :wp + 1].clone().requires_grad_(), p.detach()[:2, :2].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda z, p: cosine_minima(z, p)[0], small)
+
+
+def test_the_cosine_of_a_patch_with_itself_is_exact():
+    z = 1000 * torch.rand(1, 64, 7, 7)
+    p = z[0, :, 3, 4].view(1, 64, 1, 1) * 1e-3
+    d, cell = cosine_minima(z, p)
+    assert d.item() < 1e-12 and cell.item() == 3 * 7 + 4
+    with torch.autocast("cpu", dtype=torch.bfloat16): assert cosine_minima(z, p)[0].item() < 1e-12
+    with pytest.raises(ValueError, match="does not fit on a map"): cosine_maps(z, torch.rand(1, 64, 8, 8))
+
+
+def test_zero_vectors_have_no_direction_and_no_nan():
+    z, p = torch.zeros(1, 3, 2, 2, requires_grad=True), torch.cat([torch.ones(1, 3, 1, 1), torch.zeros(1, 3, 1, 1)]).requires_grad_()
+    d, _ = cosine_minima(z, p)
+    torch.testing.assert_close(d, torch.tensor([[1.0, 0.0]]))                    # one from any direction; two zeros are the same patch
+    d.sum().backward()
+    assert z.grad.isfinite().all() and p.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("hp,wp", [(1, 1), (2, 2)])
