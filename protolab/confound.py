@@ -97,6 +97,7 @@ class Suspect(NamedTuple):
     geometry: Geometry # of the cells
     plain: tuple # a network and its head: the classifier without prototypes
 
+# %% ../nbs/33_confound.ipynb #33_confound-016
 def naive(
     splits:Splits, # images
     seed:int=0, # of the network
@@ -117,7 +118,7 @@ def maps_of(
     "Other images, as the network takes them"
     return cached(Loader(images, suspect.model.backbone.stats), suspect.model.backbone.trunk)
 
-# %% ../nbs/33_confound.ipynb #33_confound-017
+# %% ../nbs/33_confound.ipynb #33_confound-018
 def accuracy_on(
     logits:Tensor, # (N,C)
     y:Tensor, # (N,) labels
@@ -135,7 +136,7 @@ def plain_hits(
     "The same for the classifier without prototypes"
     with evaluating(plain[0]): return accuracy_on(plain_logits(*plain, loader.x), loader.y, classes)
 
-# %% ../nbs/33_confound.ipynb #33_confound-027
+# %% ../nbs/33_confound.ipynb #33_confound-028
 def looks_into(
     patches:list, # of Patch, the prototypes
     geometry:Geometry, # of the cells
@@ -146,7 +147,7 @@ def looks_into(
     middle = {p.prototype: cell_centre(p.cell, geometry) for p in patches}
     return [j for j, (y, x) in middle.items() if t * H <= y < b * H and l * W <= x < r * W]
 
-# %% ../nbs/33_confound.ipynb #33_confound-030
+# %% ../nbs/33_confound.ipynb #33_confound-031
 def on_object(
     images:Images, # with part maps
     near:Nearest, # (P,k) nearest patches of the prototypes in these images
@@ -168,7 +169,7 @@ def sits_on_object(
     "The prototypes that show the object in at least half of their nearest patches"
     return (found.float().mean(1) >= 0.5).nonzero()[:, 0].tolist()
 
-# %% ../nbs/33_confound.ipynb #33_confound-034
+# %% ../nbs/33_confound.ipynb #33_confound-035
 def own_terms(
     s:Tensor, # (N,P) similarities
     y:Tensor, # (N,) labels
@@ -185,7 +186,7 @@ def object_share(
     "The share of the own-class evidence that these prototypes give"
     return terms[:, guilty].sum(1) / terms.sum(1)
 
-# %% ../nbs/33_confound.ipynb #33_confound-051
+# %% ../nbs/33_confound.ipynb #33_confound-052
 SISTER = {0: 1, 5: 6, 10: 11, 15: 14} # marked species -> the species it is made a sister of
 
 def sister_codes()->tuple: # of all species
@@ -201,7 +202,7 @@ def sister_splits(
     plants = {c: Plant(kind, 0.2, "corner") for c, kind in zip(SISTER, ("ring", "leaf", "berry", "flower"))}
     return planted_splits(seed, plants, sister_codes(), share, sizes)
 
-# %% ../nbs/33_confound.ipynb #33_confound-057
+# %% ../nbs/33_confound.ipynb #33_confound-058
 def stand_ins(
     mask:Tensor, # (N,h,w) bool
 )->Tensor: # (N,h*w) for each cell the number of the cell that stands for it: itself, or the nearest that is not hidden
@@ -218,7 +219,7 @@ def covered(
     x = loader.x.flatten(2)
     return Cached(x.gather(2, source[:, None].expand_as(x)).view_as(loader.x), loader.images, loader.batch, loader.shuffle)
 
-# %% ../nbs/33_confound.ipynb #33_confound-060
+# %% ../nbs/33_confound.ipynb #33_confound-061
 def linear_head(
     net:nn.Module, # a ProtoPNet that stays as it is
     loader:Cached, # training images
@@ -233,6 +234,7 @@ def linear_head(
         adam.zero_grad(); loss.backward(); adam.step()
     return head
 
+# %% ../nbs/33_confound.ipynb #33_confound-062
 def reseed_(
     net:nn.Module, # a ProtoPNet; its forbidden prototypes are overwritten
     loader:Cached, # training images under the mask
@@ -247,7 +249,7 @@ def reseed_(
         order = squared(new.flatten(1), kept).amin(1).argsort(descending=True) if len(kept) else torch.arange(len(new))
         with torch.no_grad(): net.prototypes.vectors[mine & lost] = new[order[:int((mine & lost).sum())]]
 
-# %% ../nbs/33_confound.ipynb #33_confound-063
+# %% ../nbs/33_confound.ipynb #33_confound-065
 def under_mask_(
     net:nn.Module, # a ProtoPNet, for maps of the trunk
     maps:Loaders, # maps of the trunk
