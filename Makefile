@@ -4,7 +4,7 @@ BIN := $(CURDIR)/.venv/bin
 NOTEBOOKS := $(wildcard index.ipynb nbs/*.ipynb nbs/tutorials/*.ipynb)
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size bench-gallery bench-diverse bench-interventions bench-collide bench-ingredients
+.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size bench-gallery bench-diverse bench-interventions bench-collide bench-ingredients bench-confound
 
 setup: .venv/.done
 
@@ -68,3 +68,6 @@ bench-collide: setup
 
 bench-ingredients: setup
 	python bench/ingredients.py
+
+bench-confound: setup
+	python bench/confound.py
