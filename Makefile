@@ -4,7 +4,7 @@ BIN := $(CURDIR)/.venv/bin
 NOTEBOOKS := $(wildcard index.ipynb nbs/*.ipynb nbs/tutorials/*.ipynb)
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size bench-gallery
+.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size bench-gallery bench-report
 
 setup: .venv/.done
 
@@ -56,3 +56,6 @@ bench-full-size: setup
 
 bench-gallery: setup
 	python bench/gallery.py
+
+bench-report: setup
+	python bench/report.py
