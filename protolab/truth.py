@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOWHERE', 'NAMED_IDS', 'PART_OF_LABEL', 'INK', 'one_label', 'pointed_part', 'window_part', 'shown_parts', 'PartScore',
-           'purity', 'part_score', 'random_baseline', 'Truth', 'middle_pixel', 'truth_of', 'pixels_held',
+           'purity', 'part_score', 'random_baseline', 'Truth', 'middle_pixel', 'truth_of', 'count_parts', 'cut_out',
            'truth_from_points', 'box_pixels', 'truth_from_boxes', 'inked', 'empty_share']
 
 # %% ../nbs/19_truth.ipynb #19_truth-002
@@ -122,7 +122,7 @@ class Truth(NamedTuple):
     parts: Tensor|None = None # (N,H,W) uint8 part map
 
 # %% ../nbs/19_truth.ipynb #19_truth-028d
-PART_OF_LABEL = torch.tensor([NAMED.index(p) if p in NAMED else len(NAMED) for p in map(one_label, range(len(PARTS)))])
+PART_OF_LABEL = torch.tensor([NAMED.index(p) if p in NAMED else len(NAMED) for p in map(one_label, range(len(PARTS)))], dtype=torch.uint8)
 
 def middle_pixel(
     mask:Tensor, # (N,H,W) bool
@@ -141,23 +141,31 @@ def truth_of(
 )->Truth|None: # None where nothing but labels is known
     "What the part maps say; the object is every pixel of the bird"
     if images.parts is None: return None
-    masks = [PART_OF_LABEL[images.parts.int()] == k for k in range(len(NAMED))]
+    named = PART_OF_LABEL[images.parts.int()]
+    masks = [named == k for k in range(len(NAMED))]
     bird = (images.parts > PART_ID["perch"]) & (images.parts < PART_ID["occluder"])
     return Truth(list(NAMED), torch.stack([m.flatten(1).any(1) for m in masks], 1), torch.stack([middle_pixel(m) for m in masks], 1), bird, images.parts)
 
 # %% ../nbs/19_truth.ipynb #19_truth-028k
-def pixels_held(
-    parts:Tensor, # (N,H,W) uint8 part maps
+def count_parts(
+    named:Tensor, # (n,...) positions in `NAMED`, as `PART_OF_LABEL` has them
+)->Tensor: # (n,K) pixels of each part
+    "How many pixels of each of n pieces show each part"
+    n, K = len(named), len(NAMED)
+    places = named.flatten(1).long() + (K + 1) * torch.arange(n)[:, None]
+    return places.flatten().bincount(minlength=(K + 1) * n).view(n, K + 1)[:, :K]
+
+def cut_out(
+    named:Tensor, # (N,H,W) positions in `NAMED`
     i:Tensor, # (n,) image of each box
     boxes:Tensor, # (n,4) top, left, bottom, right, ends excluded
-)->Tensor: # (n,K) pixels of each named part in each box
-    "How much of each part lies in each box"
-    (H, W), side = parts.shape[1:], int((boxes[:, 2:] - boxes[:, :2]).max()) if len(boxes) else 0
-    rows, columns = (boxes[:, a, None] + torch.arange(side) for a in (0, 1))            # (n,side) each
+)->Tensor: # (n,side,side) the pixels in each box; no part where it is smaller than the largest
+    "What lies in some boxes, all in squares of one size"
+    (H, W), side = named.shape[1:], int((boxes[:, 2:] - boxes[:, :2]).max()) if len(boxes) else 0
+    rows, columns = (boxes[:, a, None] + torch.arange(side) for a in (0, 1))                   # (n,side) each
     inside = (rows < boxes[:, 2, None])[:, :, None] & (columns < boxes[:, 3, None])[:, None]
-    seen = parts[i[:, None, None], rows.clamp(max=H - 1)[:, :, None], columns.clamp(max=W - 1)[:, None]]
-    seen = PART_OF_LABEL[seen.int()].masked_fill(~inside, len(NAMED))
-    return torch.stack([(seen == k).sum((1, 2)) for k in range(len(NAMED))], 1)
+    first = i[:, None] * H + rows.clamp(max=H - 1)                                               # rows of all images under each other
+    return named.flatten()[first[:, :, None] * W + columns.clamp(max=W - 1)[:, None]].masked_fill(~inside, len(NAMED))
 
 # %% ../nbs/19_truth.ipynb #19_truth-028n
 @patch
@@ -171,10 +179,10 @@ def holds(self:Truth,
     if self.parts is None:
         inside = (self.points[i] >= boxes[:, None, :2]) & (self.points[i] < boxes[:, None, 2:])
         return inside.all(2) & self.visible[i]
-    whole = torch.stack([(PART_OF_LABEL[self.parts.int()] == k).sum((1, 2)) for k in range(len(NAMED))], 1)
-    held = torch.cat([pixels_held(self.parts, *some) for some in zip(i.split(1000), boxes.split(1000))])
+    named = PART_OF_LABEL[self.parts.int()]
+    held = torch.cat([count_parts(cut_out(named, *some)) for some in zip(i.split(1000), boxes.split(1000))])
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1, keepdim=True)
-    return (held > 0) & ((held >= 0.1 * area) | (held >= 0.5 * whole[i]))
+    return (held > 0) & ((held >= 0.1 * area) | (held >= 0.5 * count_parts(named)[i]))
 
 # %% ../nbs/19_truth.ipynb #19_truth-028r
 def truth_from_points(
