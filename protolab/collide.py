@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['sister_codes', 'coded_splits', 'projected', 'margin_terms', 'foreign_share', 'doubtful', 'cross_class_of', 'Answered',
-           'answered', 'cross_class', 'fires_on', 'Firing', 'firings', 'Collision', 'colliding', 'collisions',
-           'show_collisions', 'solve_positive', 'cured_layers']
+           'answered', 'cross_class', 'class_means', 'halfway', 'fires_on', 'Firing', 'firings', 'collision_table',
+           'Collision', 'colliding', 'collisions', 'show_collisions', 'solve_positive', 'cured_layers',
+           'separated_loss']
 
 # %% ../nbs/27_collide.ipynb #27_collide-002
 from dataclasses import replace
@@ -20,6 +21,7 @@ from .core import evaluating
 from .data import FAR, Images, Loader, Splits, draw_parallel
 from .explain import map_geometry
 from .last_layer import problem, slope, solve
+from .loss import default_loss, own_mask, separation
 from .metrics import Metric, measured
 from .project import Projection
 from .show import grid, show_box, show_image
@@ -42,7 +44,7 @@ def sister_codes()->dict: # name -> code of 5 variants, 16 of them: a species an
 def coded_splits(
     codes:dict, # name of a species -> its code, such as `sister_codes` gives
     seed:int=0, # other seed, other birds
-    sizes:tuple=(10, 5, 20), # images of each species for training, validation, test
+    sizes:tuple=(10, 5, 12), # images of each species for training, validation, test
     size:int=96, # pixels a side
 )->Splits: # with parts
     "Birds of any codes in four sets, as `bird_splits` deals them"
@@ -137,14 +139,26 @@ def cross_class(
     return cross_class_of(seen.s, seen.y, model.last.weight.detach().cpu(), model.cls.cpu(), narrow)
 
 # %% ../nbs/27_collide.ipynb #27_collide-039
+def class_means(
+    seen:Answered, # what the network answered
+)->Tensor: # (P,C)
+    "The mean similarity of each prototype to the images of each class"
+    return torch.stack([seen.s[seen.y == c].mean(0) for c in range(int(seen.y.max()) + 1)], 1)
+
+def halfway(
+    mean:Tensor, # (P,C) from `class_means`
+    cls:Tensor, # (P,) class of each prototype
+)->Tensor: # (P,1)
+    "Above which similarity a prototype fires: halfway from the average class to its own"
+    return (mean.mean(1, keepdim=True) + mean.gather(1, cls[:, None])) / 2
+
 def fires_on(
     seen:Answered, # what the network answered
     cls:Tensor, # (P,) class of each prototype
-    least:float=0.5, # share of the mean similarity on its own class
-)->Tensor: # (P,C) bool; a prototype fires on its own class
+)->Tensor: # (P,C) bool
     "On the images of which classes does each prototype fire?"
-    mean = torch.stack([seen.s[seen.y == c].mean(0) for c in range(int(seen.y.max()) + 1)], 1)
-    return mean >= least * mean.gather(1, cls[:, None])
+    mean = class_means(seen)
+    return mean >= halfway(mean, cls)
 
 # %% ../nbs/27_collide.ipynb #27_collide-042
 class Firing(NamedTuple):
@@ -170,7 +184,19 @@ def firings(
             found.append(Firing(p.prototype, owner, part, other, shared))
     return found
 
-# %% ../nbs/27_collide.ipynb #27_collide-047
+# %% ../nbs/27_collide.ipynb #27_collide-044
+def collision_table(
+    table:list, # of Firing
+    codes:dict, # name of a species -> its code
+)->list: # of (prototype, what it shows, its species, others that wear it too, others that do not)
+    "The firings of each prototype in one row"
+    rows = {}
+    for f in table:
+        look = VARIANTS[f.part][codes[f.owner][NAMED.index(f.part)]] if f.part in NAMED else f.part
+        rows.setdefault(f.prototype, (f.prototype, look, f.owner, [], []))[3 if f.shared else 4].append(f.species)
+    return [(*row[:3], ", ".join(row[3]), ", ".join(row[4])) for row in rows.values()]
+
+# %% ../nbs/27_collide.ipynb #27_collide-049
 class Collision(NamedTuple):
     "Two prototypes that see the same thing at the same place"
     winner: int # prototype of the class that won
@@ -185,13 +211,12 @@ def colliding(
     reach:float=1.5, # cells between two places that count as one
 )->Tensor: # (P,P) bool: row a prototype of the winner, column one of another class
     "Which pairs collide in one image?"
-    own = torch.stack([seen.s[seen.y == c].mean(0)[cls == c].mean() for c in cls.unique()])[cls]
-    width, fires = seen.geometry.cells[1], seen.s[i] >= own / 2
+    width, fires = seen.geometry.cells[1], seen.s[i] >= halfway(class_means(seen), cls)[:, 0]
     place = torch.stack([seen.cell[i] // width, seen.cell[i] % width], 1).float()
     pair = (cls == winner[i])[:, None] & (cls != winner[i]) & fires[:, None] & fires
     return pair & (torch.cdist(place, place) <= reach)
 
-# %% ../nbs/27_collide.ipynb #27_collide-049
+# %% ../nbs/27_collide.ipynb #27_collide-051
 def collisions(
     model, # a ProtoPNet
     seen:Answered, # what it answered to some images
@@ -205,7 +230,7 @@ def collisions(
     clear = lambda a, b: lambda i: -min(seen.s[i, a], seen.s[i, b]).item()
     return sorted((Collision(a, b, sorted(images, key=clear(a, b))) for (a, b), images in found.items()), key=lambda c: -len(c.images))
 
-# %% ../nbs/27_collide.ipynb #27_collide-052
+# %% ../nbs/27_collide.ipynb #27_collide-054
 def show_collisions(
     found:list, # of Collision: a row each
     patches:list, # P `Patch`, with the boxes to draw
@@ -224,12 +249,12 @@ def show_collisions(
             show_box(cell_box(divmod(seen.cell[i, j].item(), seen.geometry.cells[1]), seen.geometry), row[2], colour)
     return axes
 
-# %% ../nbs/27_collide.ipynb #27_collide-061
+# %% ../nbs/27_collide.ipynb #27_collide-063
 def solve_positive(
     s:Tensor, # (N,P) similarities
     y:Tensor, # (N,) labels
     cls:Tensor, # (P,) class of each prototype
-    l1:float=1e-4, # price of an off-class weight
+    l1:float=3e-4, # price of an off-class weight
     ridge:float=1e-2, # price of an own-class weight that is not 1
     steps:int=1000, # down the slope
 )->Tensor: # (C,P) weights, none below 0
@@ -243,14 +268,25 @@ def solve_positive(
         ahead = W + k / (k + 3) * (W - old)
     return W
 
-# %% ../nbs/27_collide.ipynb #27_collide-064
+# %% ../nbs/27_collide.ipynb #27_collide-066
 def cured_layers(
     s:Tensor, # (N,P) similarities of the training images
     y:Tensor, # (N,) labels
     cls:Tensor, # (P,) class of each prototype
 )->dict: # name -> (C,P) weights
     "The last layer, solved freely and under each cure"
-    prices = {"free (L1 0.0001)": 1e-4, "L1 0.001": 1e-3, "L1 0.003, the default": 3e-3}
+    prices = {"free (L1 0.0003)": 3e-4, "L1 0.001": 1e-3, "L1 0.003, the default": 3e-3}
     layers = {name: solve(s, y, cls, l1).W for name, l1 in prices.items()}
     layers |= {"no weight below 0": solve_positive(s, y, cls), "own class alone": solve(s, y, cls, 1e3).W}
     return {name: W.float() for name, W in layers.items()}
+
+# %% ../nbs/27_collide.ipynb #27_collide-071
+def separated_loss(
+    model, # a ProtoPNet
+    out, # what it answered
+    y:Tensor, # (N,) labels
+    weight:float=0.08, # of the separation cost; the paper's
+)->dict: # scalars: loss, cross_entropy, pull, separation
+    "The default loss, minus the distance to the nearest prototype of another class"
+    terms, apart = default_loss(model, out, y), separation(out.d, own_mask(y, model.cls))
+    return dict(terms, loss=terms["loss"] - weight * apart, separation=apart)
