@@ -4,7 +4,7 @@ BIN := $(CURDIR)/.venv/bin
 NOTEBOOKS := $(wildcard index.ipynb nbs/*.ipynb nbs/tutorials/*.ipynb)
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size bench-gallery bench-report
+.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size bench-gallery bench-diverse bench-report
 
 setup: .venv/.done
 
@@ -59,3 +59,6 @@ bench-gallery: setup
 
 bench-report: setup
 	python bench/report.py
+
+bench-diverse: setup
+	python bench/diverse.py

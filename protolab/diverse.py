@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['overlap_of', 'latent_gaps', 'groups_of', 'Twins', 'twins', 'left', 'unique_share', 'near_unique_share', 'crowding',
-           'diverse_loss', 'top_of', 'peak_offset', 'all_distances', 'surrounded', 'in_units', 'best_seated', 'Seated',
-           'untaken', 'refined_places', 'parts_at', 'refine_papers']
+           'diverse_loss', 'top_of', 'peak_offset', 'all_distances', 'surrounded', 'in_units', 'best_seated', 'untaken',
+           'Seated', 'refined_places', 'parts_at', 'refine_papers']
 
 # %% ../nbs/26_diverse.ipynb #26_diverse-002
 from dataclasses import replace
@@ -167,8 +167,9 @@ def in_units(
     v:Tensor, # (k,)
 )->Tensor: # (k,) mean 0, standard deviation 1
     "A signal beside another of other units"
-    return (v - v.mean()) / (v.std() + 1e-9)
+    return (v - v.mean()) / (v.std(unbiased=False) + 1e-9)
 
+# %% ../nbs/26_diverse.ipynb #26_diverse-048
 def best_seated(
     d:Tensor, # (N,P,h,w) distances of all training images
     image:Tensor, # (P,k) images of the candidates
@@ -184,7 +185,21 @@ def best_seated(
         worth.append(in_units(inside) + in_units(amid))
     return torch.stack(worth)
 
-# %% ../nbs/26_diverse.ipynb #26_diverse-047
+# %% ../nbs/26_diverse.ipynb #26_diverse-050
+def untaken(
+    worth:Tensor, # (P,k) larger is better
+    image:Tensor, # (P,k) images of the candidates
+    cell:Tensor, # (P,k) their cells
+)->Tensor: # (P,) which each prototype takes
+    "The best that is still free, prototype after prototype"
+    taken, pick = set(), []
+    for row, places in zip(worth.argsort(1, descending=True).tolist(), zip(image.tolist(), cell.tolist())):
+        place = list(zip(*places))
+        pick.append(next((q for q in row if place[q] not in taken), row[0]))
+        taken.add(place[pick[-1]])
+    return torch.tensor(pick, device=worth.device)
+
+# %% ../nbs/26_diverse.ipynb #26_diverse-053
 class Seated:
     "A stage of `fit`: each prototype becomes one of its k nearest own-class patches, the best seated; no patch twice"
     name = "project"
@@ -203,20 +218,7 @@ class Seated:
         check_projection(model, dls.project)
         yield dict(moved=sum(p.distance ** .5 for p in patches) / len(patches), duplicates=sum(len(g) - 1 for g in duplicates(patches)))
 
-def untaken(
-    worth:Tensor, # (P,k) larger is better
-    image:Tensor, # (P,k) images of the candidates
-    cell:Tensor, # (P,k) their cells
-)->Tensor: # (P,) which each prototype takes
-    "The best that is still free, prototype after prototype"
-    taken, pick = set(), []
-    for row, places in zip(worth.argsort(1, descending=True).tolist(), zip(image.tolist(), cell.tolist())):
-        place = list(zip(*places))
-        pick.append(next((q for q in row if place[q] not in taken), row[0]))
-        taken.add(place[pick[-1]])
-    return torch.tensor(pick, device=worth.device)
-
-# %% ../nbs/26_diverse.ipynb #26_diverse-050
+# %% ../nbs/26_diverse.ipynb #26_diverse-056
 def refined_places(
     model:nn.Module, # a ProtoPNet
     loader, # (x,y) batches, not shuffled: those that `near` was found in
@@ -242,7 +244,7 @@ def parts_at(
     more = (geometry.size[0] / geometry.cells[0] / 2,) if read is pointed_part else ()
     return [[read(images.parts[i], tuple(at), *more) for i, at in zip(*row)] for row in zip(near.image.tolist(), places.tolist())]
 
-# %% ../nbs/26_diverse.ipynb #26_diverse-052
+# %% ../nbs/26_diverse.ipynb #26_diverse-058
 def refine_papers(
     model:nn.Module, # a projected ProtoPNet; the boxes in its papers are moved
     loader, # the images it was projected on
