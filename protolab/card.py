@@ -51,9 +51,10 @@ def sentence(
 def track(
     m:Metric, # a line of the card
 )->tuple: # (left, right): the numbers at the two ends of its plot
-    "0 to 1, or further when a number of the line lies outside"
+    "0 to 1; when a number of the line lies outside, from -1, or to the next of 2, 5, 10, 20, 50, ..."
     seen = [x for x in (m.value, m.low, m.high, m.chance) if isfinite(x)]
-    return min(0., *seen, 0.), max(1., *seen, 1.)
+    least, most, ends = min([0, *seen]), max([1, *seen]), (d * 10 ** k for k in range(12) for d in (1, 2, 5))
+    return (0 if least == 0 else min(-1, least)), next(end for end in ends if end >= most)
 
 def strip_svg(
     m:Metric, # a line of the card
@@ -135,7 +136,7 @@ CARD_STYLE = STYLE + """
 .pl-card{max-width:760px}.pl-card table{border-collapse:collapse;width:100%;margin:6px 0 12px;font-size:14px;background:none;color:inherit;display:table}
 .pl-card tr,.pl-card tbody tr:nth-child(odd),.pl-card tbody tr:hover{background:none}
 .pl-card th,.pl-card td{border:0;border-top:1px solid var(--line);padding:6px 8px 6px 0;text-align:left;vertical-align:top;color:inherit;white-space:normal;background:none}
-.pl-card th{font-weight:600}.pl-card tbody th[colspan]{color:var(--quiet);font-size:12px;padding-top:14px;border-top:0}.pl-card td.num{font-variant-numeric:tabular-nums;white-space:nowrap}
+.pl-card th{font-weight:600}.pl-card th small{font-weight:400}.pl-card tbody th[colspan]{color:var(--quiet);font-size:12px;padding-top:14px;border-top:0}.pl-card td.num{font-variant-numeric:tabular-nums;white-space:nowrap}
 .pl-card thead th{border-top:0;color:var(--quiet);font-size:12px}
 .pl-card svg{display:block;overflow:visible}.pl-card svg .track{stroke:var(--line);stroke-width:2}.pl-card svg .bar{fill:#4c8bd6;opacity:.45}.pl-card svg circle{fill:#2f78cf;stroke:#fff;stroke-width:1}.pl-card svg .tick{stroke:#d9822b;stroke-width:2.5}
 .pl-card h4{margin:10px 0 4px;font-size:15px}.pl-card ul{margin:0 0 8px;padding-left:20px}.pl-card li{margin:2px 0}
@@ -150,9 +151,10 @@ def line_html(
     "Name and choice, value and interval, plot, baseline"
     choice = f"; {escape(m.choice)}" if m.choice else ""
     span = f"<small>{number(m.low)} to {number(m.high)}</small>" if m.n else ""
-    arrow = {"high": " ↑", "low": " ↓"}.get(m.better, "")
+    arrow, ends = {"high": " ↑", "low": " ↓"}.get(m.better, ""), track(m)
+    scale = "" if ends == (0, 1) else f"<small>{number(ends[0])} to {number(ends[1])}</small>"
     return (f'<tr><th scope="row">{escape(m.name)}{arrow}<small>{m.n} {escape(m.of)}{choice}</small></th>'
-            f'<td class="num">{number(m.value)}{span}</td><td>{strip_svg(m)}</td><td class="num by">{number(m.chance)}</td></tr>')
+            f'<td class="num">{number(m.value)}{span}</td><td>{strip_svg(m)}{scale}</td><td class="num by">{number(m.chance)}</td></tr>')
 
 def group_html(
     name:str, # of the group

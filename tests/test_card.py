@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from protolab.backbone import geometry, make_backbone
-from protolab.card import (BELIEFS, CLEAR, REASONS, STEPS, Asked, Card, Step, card_from_json, card_of, collect, doubt, number, objection, report, sentence,
+from protolab.card import (BELIEFS, CLEAR, REASONS, STEPS, Asked, Card, Step, card_from_json, card_of, collect, doubt, line_html, number, objection, report, sentence,
                            strip_svg, track)
 from protolab.core import seed_everything
 from protolab.data import Images, Loader, Splits, bird_splits
@@ -159,7 +159,8 @@ def test_the_plot_stands_where_the_numbers_are():
 
 
 def test_the_track_grows():
-    assert track(metric(0.5)) == (0, 1) and track(metric(7, 6, 9)) == (0, 9) and track(metric(-0.2, -0.4, 0)) == (-0.4, 1)
+    assert track(metric(0.5)) == (0, 1) and track(metric(7, 6, 9)) == (0, 10) and track(metric(12)) == (0, 20) and track(metric(-0.2, -0.4, 0)) == (-1, 1)
+    assert "<small>0.00 to 20.00</small>" in line_html(metric(12)) and "0.00 to 1.00" not in line_html(metric(0.5, 0.4, 0.6))
 
 
 def test_names_are_escaped():
