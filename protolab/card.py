@@ -241,6 +241,7 @@ def foreign(
     "What other classes' prototypes add to doubtful wins"
     return cross_class_of(looked.s, looked.y, looked.weight, looked.cls)
 
+# %% ../nbs/28_card.ipynb #28_card-057b
 SOME = 32 # test images that are drawn again, and whose pixels are taken away; each costs dozens of looks
 
 def spread(
@@ -250,6 +251,7 @@ def spread(
     "Some images"
     return images.subset(torch.linspace(0, len(images) - 1, min(n, len(images))).long())
 
+# %% ../nbs/28_card.ipynb #28_card-057c
 STEPS = [
     Step("prediction", ("accuracy",), (), lambda a: [share_right(a.looked)]),
     Step("where it looks", ("consistency", "boxes without a part", "purity"), ("points",), lambda a: [f(a.looked, a.truth) for f in (consistency, partless, part_purity)]),
@@ -271,6 +273,7 @@ def seed_drawn(
     try: return seed_of(images)
     except ValueError: return None
 
+# %% ../nbs/28_card.ipynb #28_card-059y
 def card_of(
     asked:Asked, # all that came
     title:str="Report card", # what stands above it
@@ -316,10 +319,6 @@ def _plain(x): return None if isinstance(x, float) and not isfinite(x) else x
 
 def _as_dict(m): return {key: _plain(v) for key, v in m._asdict().items() if key != "values"} | {"values": [_plain(v) for v in m.values.tolist()]}
 
-def _as_metric(row):
-    known = {key: nan if v is None else v for key, v in row.items()}
-    values = torch.tensor([nan if v is None else v for v in row["values"]], dtype=torch.float64)
-    return Metric(**known | {"values": values})
 
 @patch
 def to_json(self:Card,
@@ -329,6 +328,12 @@ def to_json(self:Card,
     groups = {name: [_as_dict(m) for m in lines] for name, lines in self.groups.items()}
     told = {"format": FORMAT, "title": self.title, "facts": self.facts, "words": self.words, "groups": groups, "missing": self.missing}
     with atomic_path(path) as tmp: tmp.write_text(json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+
+# %% ../nbs/28_card.ipynb #28_card-061a
+def _as_metric(row):
+    known = {key: nan if v is None else v for key, v in row.items()}
+    values = torch.tensor([nan if v is None else v for v in row["values"]], dtype=torch.float64)
+    return Metric(**known | {"values": values})
 
 def card_from_json(
     path:str|Path, # a file of `Card.to_json`
