@@ -4,7 +4,7 @@ BIN := $(CURDIR)/.venv/bin
 NOTEBOOKS := $(wildcard index.ipynb nbs/*.ipynb nbs/tutorials/*.ipynb)
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size bench-gallery bench-diverse bench-interventions bench-collide bench-ingredients bench-confound
+.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size bench-gallery bench-diverse bench-interventions bench-collide bench-ingredients bench-confound bench-report
 
 setup: .venv/.done
 
@@ -71,3 +71,6 @@ bench-ingredients: setup
 
 bench-confound: setup
 	python bench/confound.py
+
+bench-report: setup
+	python bench/report.py
