@@ -13,7 +13,7 @@ import torch
 from layer import machine
 from tqdm import tqdm
 
-from protolab.confound import (accuracy_on, looks_into, maps_of, naive, object_share, on_object, own_terms, plain_hits, ringed_splits, sister_splits,
+from protolab.confound import (accuracy_on, looks_into, maps_on_trunk, naive, object_share, on_object, own_terms, plain_hits, ringed_splits, sister_splits,
                                sits_on_object, stand_ins, under_mask_)
 from protolab.core import atomic_path
 from protolab.edit import Desk, mask_round
@@ -30,7 +30,7 @@ def one_run(chapter, seed):
     start = process_time()
     birds = {"ring": ringed_splits, "sisters": sister_splits}[chapter](seed, sizes=SIZES[chapter])
     one, honest = naive(birds.shown, seed + 1000), naive(birds.clean, seed + 1000)
-    clean, cls = maps_of(one, birds.clean.test), one.net.cls
+    clean, cls = maps_on_trunk(one, birds.clean.test), one.net.cls
     eye = [j for j in looks_into(one.net.provenance, one.geometry, (0, 0, 0.3, 0.3)) if cls[j] in birds.marked]
     truth = sits_on_object(on_object(birds.shown.project, nearest(one.net, one.maps.project, 10, own=True), one.geometry))
     (s_with, y), (s, _), (s_honest, _) = stored(one.net, one.maps.test), stored(one.net, clean), stored(honest.net, honest.maps.test)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARKED', 'SISTER', 'bird_plan', 'with_objects', 'Confounded', 'planted_splits', 'ringed_splits', 'Suspect', 'naive',
-           'maps_of', 'accuracy_on', 'plain_hits', 'looks_into', 'on_object', 'sits_on_object', 'own_terms',
+           'maps_on_trunk', 'accuracy_on', 'plain_hits', 'looks_into', 'on_object', 'sits_on_object', 'own_terms',
            'object_share', 'sister_codes', 'sister_splits', 'stand_ins', 'covered', 'linear_head', 'reseed_',
            'under_mask_', 'truly_from']
 
@@ -111,7 +111,7 @@ def naive(
     fit(net, maps, [WARM, Projection(geometry), LastLayer()])
     return Suspect(model, net, maps, geometry, plain)
 
-def maps_of(
+def maps_on_trunk(
     suspect:Suspect, # whose trunk is used
     images:Images, # to bring before it
 )->Cached: # maps of the trunk
