@@ -4,7 +4,7 @@ import torch
 
 from protolab.core import seed_everything
 from protolab.edit import Desk, forbidden, moved, opened, removed, replay, required, refitted
-from protolab.last_layer import, solve
+from protolab.last_layer import solve
 from protolab.model import load, save, tiny_model
 from protolab.project import check_projection, project_
 from protolab.backbone import geometry

@@ -8,7 +8,7 @@ from torch import nn
 
 from protolab import intervene
 from protolab.backbone import Geometry
-from protolab.birds import, REMOVABLE, SPECIES, Bird
+from protolab.birds import REMOVABLE, SPECIES, Bird
 from protolab.core import IMAGENET
 from protolab.data import Images, denormalise
 from protolab.intervene import (PIECES, background_independence, claimed_sets, deletion_check, distractibility, gains, margin, part_importance, preservation, ranks,
