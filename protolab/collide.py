@@ -257,9 +257,10 @@ def cured_layers(
     cls:Tensor, # (P,) class of each prototype
 )->dict: # name -> (C,P) weights
     "The last layer, solved freely and under each cure"
-    prices = {"free (L1 0.0003)": 3e-4, "L1 0.001": 1e-3, "L1 0.003, the default": 3e-3}
-    layers = {name: solve(s, y, cls, l1).W for name, l1 in prices.items()}
-    layers |= {"no weight below 0": solve_positive(s, y, cls), "own class alone": solve(s, y, cls, 1e3).W}
+    priced, W = {}, None
+    for name, l1 in (("L1 0.003, the default", 3e-3), ("L1 0.001", 1e-3), ("free (L1 0.0003)", 3e-4)):
+        W = priced[name] = solve(s, y, cls, l1, start=W).W                                       # from where the higher price ended
+    layers = dict(reversed(priced.items())) | {"no weight below 0": solve_positive(s, y, cls), "own class alone": solve(s, y, cls, 1e3).W}
     return {name: W.float() for name, W in layers.items()}
 
 # %% ../nbs/27_collide.ipynb #27_collide-081
