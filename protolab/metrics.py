@@ -187,6 +187,7 @@ def means_of(
     n = group.bincount()
     return (sums_of(values, group, len(n)) / n)[n > 0]
 
+# %% ../nbs/23_metrics.ipynb #23_metrics-137b
 def shares_of_parts(
     looked:Looked, # of N images
     truth:Truth, # of the same images
