@@ -10,10 +10,11 @@ from pathlib import Path
 from layer import machine
 from tqdm import tqdm
 
-from protolab.collide import answered, coded_splits, cross_class_of, cured_layers, firings, projected, separated_loss, sister_species
+from protolab.collide import coded_splits, cross_class_of, cured_layers, firings, projected, separated_loss, sister_species
 from protolab.core import atomic_path
 from protolab.last_layer import stored
 from protolab.loss import default_loss
+from protolab.metrics import look_at
 
 PAGE = Path(__file__).parents[1] / "docs" / "bench-collide.md"
 SEEDS = (701, 702, 703, 704, 705)
@@ -35,7 +36,7 @@ def one_training(splits, seed, loss):
 
 def explained(trained, splits, codes):
     "Firings on other species by prototypes on a part, and the share that a shared variant explains"
-    found = [f for f in firings(trained.model, answered(trained.model, splits.test), splits.project, codes) if f.part not in ("none", "background")]
+    found = [f for f in firings(trained.model, look_at(trained.model, splits.test), splits.project, codes) if f.part not in ("none", "background")]
     return dict(firings=len(found), explained=100 * sum(f.shared for f in found) / len(found))
 
 

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['sister_species', 'coded_splits', 'projected', 'margin_terms', 'foreign_share', 'doubtful', 'cross_class_of',
-           'Answered', 'answered', 'cross_class', 'class_means', 'halfway', 'fires_on', 'Firing', 'firings',
-           'collision_table', 'Collision', 'colliding', 'collisions', 'show_collisions', 'solve_positive',
-           'cured_layers', 'separated_loss']
+           'cross_class', 'class_means', 'halfway', 'fires_on', 'Firing', 'firings', 'collision_table', 'Collision',
+           'colliding', 'collisions', 'show_collisions', 'solve_positive', 'cured_layers', 'separated_loss']
 
 # %% ../nbs/27_collide.ipynb #27_collide-002
 from dataclasses import replace
@@ -15,14 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .backbone import Geometry, cell_box, cell_centre, geometry
+from .backbone import cell_box, cell_centre
 from .birds import CODES, NAMED, SPECIES, VARIANTS
-from .core import evaluating
-from .data import FAR, Images, Loader, Splits, draw_parallel
-from .explain import map_geometry
+from .data import FAR, Images, Splits, draw_parallel
 from .last_layer import problem, slope, solve
 from .loss import default_loss, own_mask, separation
-from .metrics import Metric, measured
+from .metrics import Looked, Metric, look_at, measured
 from .project import Projection
 from .show import grid, show_box, show_image
 from .street import WARM, Trained, begin, new_model, on_maps
@@ -112,23 +109,6 @@ def cross_class_of(
     return measured("cross-class evidence", foreign_share(terms, cls, best[:, 0])[chosen], of="images", better="low",
                     choice=f"wrong predictions and the {100 * narrow:g} % with the smallest margins; positive terms of the margin over the runner-up", source="protolab")
 
-# %% ../nbs/27_collide.ipynb #27_collide-040
-class Answered(NamedTuple):
-    "What a network answered to some images"
-    s: Tensor # (N,P) similarities
-    cell: Tensor # (N,P) place of the nearest patch, in row order
-    y: Tensor # (N,) labels
-    geometry: Geometry # of the map of distances
-
-def answered(
-    model, # a ProtoPNet
-    images:Images, # as they are, not normalised
-)->Answered: # on the CPU
-    "One pass over images in eval mode"
-    g = map_geometry(model, geometry(model.backbone, tuple(images.x.shape[-2:])))
-    with evaluating(model): outs = [model(x.to(model.cls.device)) for x, _ in Loader(images, model.backbone.stats)]
-    return Answered(*(torch.cat([getattr(out, name) for out in outs]).cpu() for name in ("s", "cell")), images.y, g)
-
 # %% ../nbs/27_collide.ipynb #27_collide-041
 def cross_class(
     model, # a ProtoPNet
@@ -136,12 +116,12 @@ def cross_class(
     narrow:float=0.1, # share of the images that count as narrow
 )->Metric: # of images
     "Share of other classes' prototypes in wrong and narrow wins"
-    seen = answered(model, images)
+    seen = look_at(model, images)
     return cross_class_of(seen.s, seen.y, model.last.weight.detach().cpu(), model.cls.cpu(), narrow)
 
 # %% ../nbs/27_collide.ipynb #27_collide-045
 def class_means(
-    seen:Answered, # what the network answered
+    seen:Looked, # what the network answered
 )->Tensor: # (P,C)
     "The mean similarity of each prototype to the images of each class"
     return torch.stack([seen.s[seen.y == c].mean(0) for c in range(int(seen.y.max()) + 1)], 1)
@@ -154,7 +134,7 @@ def halfway(
     return (mean.mean(1, keepdim=True) + mean.gather(1, cls[:, None])) / 2
 
 def fires_on(
-    seen:Answered, # what the network answered
+    seen:Looked, # what the network answered
     cls:Tensor, # (P,) class of each prototype
 )->Tensor: # (P,C) bool
     "On the images of which classes does each prototype fire?"
@@ -172,7 +152,7 @@ class Firing(NamedTuple):
 
 def firings(
     model, # a ProtoPNet after projection
-    seen:Answered, # what it answered to images
+    seen:Looked, # what it answered to images
     project:Images, # the images of its papers, with part maps
     codes:dict, # name of a species -> its code
 )->list: # of Firing, by prototype
@@ -205,7 +185,7 @@ class Collision(NamedTuple):
     images: list # in which of the doubtful images, the clearest first
 
 def colliding(
-    seen:Answered, # what the network answered
+    seen:Looked, # what the network answered
     cls:Tensor, # (P,) class of each prototype
     winner:Tensor, # (N,) predicted class
     i:int, # an image
@@ -220,7 +200,7 @@ def colliding(
 # %% ../nbs/27_collide.ipynb #27_collide-059
 def collisions(
     model, # a ProtoPNet
-    seen:Answered, # what it answered to some images
+    seen:Looked, # what it answered to some images
     narrow:float=0.1, # share of the images that count as narrow
 )->list: # of Collision, the most frequent first
     "Counted over the doubtful images: which prototypes of a winner collide with which of another class?"
@@ -237,7 +217,7 @@ def show_collisions(
     patches:list, # P `Patch`, with the boxes to draw
     project:Images, # the images of the patches
     images:Images, # what the network answered to
-    seen:Answered, # those answers
+    seen:Looked, # those answers
 ): # the axes, three a row
     "Prototype of the winner, prototype of another class, and the image in which they collide"
     axes = grid(3 * len(found), cols=3, size=1.7)
@@ -277,9 +257,10 @@ def cured_layers(
     cls:Tensor, # (P,) class of each prototype
 )->dict: # name -> (C,P) weights
     "The last layer, solved freely and under each cure"
-    prices = {"free (L1 0.0003)": 3e-4, "L1 0.001": 1e-3, "L1 0.003, the default": 3e-3}
-    layers = {name: solve(s, y, cls, l1).W for name, l1 in prices.items()}
-    layers |= {"no weight below 0": solve_positive(s, y, cls), "own class alone": solve(s, y, cls, 1e3).W}
+    priced, W = {}, None
+    for name, l1 in (("L1 0.003, the default", 3e-3), ("L1 0.001", 1e-3), ("free (L1 0.0003)", 3e-4)):
+        W = priced[name] = solve(s, y, cls, l1, start=W).W                                       # from where the higher price ended
+    layers = dict(reversed(priced.items())) | {"no weight below 0": solve_positive(s, y, cls), "own class alone": solve(s, y, cls, 1e3).W}
     return {name: W.float() for name, W in layers.items()}
 
 # %% ../nbs/27_collide.ipynb #27_collide-081

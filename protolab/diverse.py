@@ -18,7 +18,7 @@ from .backbone import Geometry, cell_centre, clipped_box
 from .core import Out, evaluating
 from .data import Images
 from .loss import default_loss, own_mask
-from .metrics import Metric, measured
+from .metrics import Metric, measured, overlap
 from .project import Nearest, check_projection, duplicates, own_patches, papers, stream
 from .truth import pointed_part
 
@@ -28,10 +28,7 @@ def overlap_of(
     image:Tensor, # (P,) the image that each box lies in
 )->Tensor: # (P,P) between 0 and 1; 0 for boxes of different images
     "Shared area over joint area of each pair of boxes"
-    first, last = boxes[:, :2], boxes[:, 2:]
-    shared = (torch.minimum(last[:, None], last) - torch.maximum(first[:, None], first)).clamp(min=0).prod(-1)
-    area = (last - first).prod(-1)
-    return shared / (area[:, None] + area - shared) * (image[:, None] == image)
+    return overlap(boxes[:, None], boxes) * (image[:, None] == image)
 
 # %% ../nbs/26_diverse.ipynb #26_diverse-011
 def latent_gaps(

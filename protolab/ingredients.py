@@ -10,16 +10,17 @@ from typing import NamedTuple
 
 from .backbone import geometry
 from .birds import NAMED
-from .card import report
+from .card import STEPS, Asked, collect, seed_drawn
 from .core import default_device, seed_everything
 from .data import Loaders, Splits, loaders
 from .explain import map_geometry
 from .last_layer import LastLayer
+from .metrics import look_at
 from .model import protopnet
 from .project import Projection, nearest
 from .street import WARM, Trained, begin, on_maps, stage_numbers
 from .train import fit
-from .truth import part_score, shown_parts
+from .truth import part_score, shown_parts, truth_of
 
 # %% ../nbs/29_ingredients.ipynb #29_ingredients-012
 class Ingredients(NamedTuple):
@@ -64,9 +65,12 @@ def shown(
 def judged(
     trained:Trained, # a network after its stages, on images with part maps
     splits:Splits, # its images
+    steps:list=STEPS, # of the report card
 )->dict: # name -> number
     "The numbers that the ingredients are compared by"
-    stages, parts, card = stage_numbers(trained), shown(trained), report(trained.model, splits)
+    stages, parts = stage_numbers(trained), shown(trained)
+    asked = Asked(look_at(trained.model, splits.test), splits.test, truth_of(splits.test), trained.model, seed_drawn(splits.test))
+    lines = [m for group in collect(asked, steps)[0].values() for m in group if m.name != "accuracy"]
     return {"test accuracy, %": 100 * stages["test"], "drop at projection, points": 100 * stages["drop at projection"],
             f"distinct parts a class, of {len(NAMED)}": parts.distinct, "same part in 9 of 10 patches, %": 100 * parts.pure,
-            "prototypes on background": float(parts.background), **{m.name: m.value for m in card.metrics if m.name != "accuracy"}}
+            "prototypes on background": float(parts.background), **{m.name: m.value for m in lines}}

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['BOX', 'PATCH', 'BOX_SIDES', 'Metric', 'bootstrap', 'measured', 'Looked', 'own_pairs', 'cell_places', 'look_at',
-           'planted', 'boxes_round', 'check_truth', 'parts_in_boxes', 'sums_of', 'shares_of_parts', 'at_random',
-           'by_chance', 'consistent', 'consistency', 'with_noise', 'same_parts', 'stability', 'boxes_without_part',
-           'partless', 'box_sweep', 'top_pairs', 'purities', 'part_purity', 'hits', 'pointing_game', 'cell_weights',
-           'stretched', 'outside_inside', 'oirr', 'overlap', 'apartness', 'distinctiveness', 'coverage',
-           'comprehensiveness', 'sparsity', 'terms_needed', 'explanation_length', 'at_highest_pixel']
+           'planted', 'boxes_round', 'check_truth', 'parts_in_boxes', 'sums_of', 'means_of', 'shares_of_parts',
+           'at_random', 'by_chance', 'consistent', 'consistency', 'with_noise', 'same_parts', 'stability',
+           'boxes_without_part', 'partless', 'box_sweep', 'top_pairs', 'purities', 'part_purity', 'hits',
+           'pointing_game', 'cell_weights', 'stretched', 'outside_inside', 'oirr', 'overlap', 'apartness',
+           'distinctiveness', 'coverage', 'comprehensiveness', 'sparsity', 'terms_needed', 'explanation_length',
+           'at_highest_pixel']
 
 # %% ../nbs/23_metrics.ipynb #23_metrics-002
 from math import nan
@@ -178,6 +179,15 @@ def sums_of(
     "Add what belongs together"
     return torch.zeros(n, *values.shape[1:], dtype=torch.float64).index_add_(0, group, values.double())
 
+def means_of(
+    values:Tensor, # (M,) a number for each pair
+    group:Tensor, # (M,) which prototype each belongs to
+)->Tensor: # (n,) float64, for each prototype that has a pair, in rising order
+    "The mean of what belongs together"
+    n = group.bincount()
+    return (sums_of(values, group, len(n)) / n)[n > 0]
+
+# %% ../nbs/23_metrics.ipynb #23_metrics-137b
 def shares_of_parts(
     looked:Looked, # of N images
     truth:Truth, # of the same images
@@ -258,8 +268,7 @@ def same_parts(
     "How often each prototype's box holds the same parts in both"
     pairs = own_pairs(looked.y, looked.cls)
     a, b = (parts_in_boxes(one, truth, pairs, share) for one in (looked, again))
-    P = len(looked.cls)
-    return (sums_of((a == b).all(1), pairs[1], P) / pairs[1].bincount(minlength=P))[pairs[1].unique()]
+    return means_of((a == b).all(1), pairs[1])
 
 # %% ../nbs/23_metrics.ipynb #23_metrics-152
 def stability(
@@ -285,9 +294,8 @@ def boxes_without_part(
     share:float=BOX, # side of the box, as a share of the image's
 )->Tensor: # (n,) 0 to 1, for each prototype whose class has images
     "How often each prototype's box holds no part"
-    i, j = pairs = own_pairs(looked.y, looked.cls)
-    P, none = len(looked.cls), ~parts_in_boxes(looked, truth, pairs, share).any(1)
-    return (sums_of(none, j, P) / j.bincount(minlength=P))[j.unique()]
+    pairs = own_pairs(looked.y, looked.cls)
+    return means_of(~parts_in_boxes(looked, truth, pairs, share).any(1), pairs[1])
 
 def partless(
     looked:Looked, # of N images
@@ -352,8 +360,7 @@ def hits(
     check_truth(looked, truth, "objects")
     i, j = own_pairs(looked.y, looked.cls)
     y, x = ((looked.place[i, j, a] + 0.5).floor().long().clamp(0, n - 1) for a, n in enumerate(looked.geometry.size))
-    P = len(looked.cls)
-    return (sums_of(truth.objects[i, y, x], j, P) / j.bincount(minlength=P))[j.unique()]
+    return means_of(truth.objects[i, y, x], j)
 
 def pointing_game(
     looked:Looked, # of N images
@@ -404,12 +411,12 @@ def oirr(
 
 # %% ../nbs/23_metrics.ipynb #23_metrics-188
 def overlap(
-    a:Tensor, # (n,4) boxes: top, left, bottom, right
-    b:Tensor, # (n,4) boxes
-)->Tensor: # (n,) 0 to 1
+    a:Tensor, # (...,4) boxes: top, left, bottom, right
+    b:Tensor, # (...,4) boxes, as many or to be spread out
+)->Tensor: # (...) 0 to 1
     "Intersection over union of pairs of boxes"
-    common = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
-    return common / ((a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - common)
+    common = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    return common / ((a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - common)
 
 # %% ../nbs/23_metrics.ipynb #23_metrics-189
 def apartness(

@@ -4,14 +4,17 @@ import torch
 
 from protolab.backbone import geometry
 from protolab.birds import CODES, PARTS
-from protolab.collide import (Answered, answered, class_means, coded_splits, collision_table, collisions, cross_class, cross_class_of, doubtful, fires_on,
+from protolab.collide import (class_means, coded_splits, collision_table, collisions, cross_class, cross_class_of, doubtful, fires_on,
                               firings, foreign_share, halfway, margin_terms, separated_loss, sister_species, solve_positive)
 from protolab.core import Patch, seed_everything
 from protolab.data import Images
 from protolab.explain import map_geometry
 from protolab.last_layer import objective, problem, slope, solve
 from protolab.loss import default_loss, separation
+from protolab.metrics import Looked, look_at
 from protolab.model import tiny_model
+
+NOTHING = Looked(*[None] * len(Looked._fields))
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +77,7 @@ def planted():
     s[torch.arange(30), 2 * y] += 0.1 + (y == 1)                                                  # the first prototype of each class knows its images
     s[:, [0, 4]] += (y != 1)[:, None] * 1.0                                                       # and 0 and 4 know each other's nearly as well
     cell = torch.tensor([5, 0, 3, 12, 6, 15]).expand(30, 6)                                       # in a map of 4 x 4: 5 and 6 touch
-    return model, Answered(s, cell, y, geo)
+    return model, NOTHING._replace(s=s, cell=cell, y=y, geometry=geo)
 
 
 def test_the_planted_pair_is_found_and_no_other():
@@ -128,7 +131,7 @@ def test_coded_birds_and_one_pass_over_them():
     seed_everything(0)
     model = tiny_model()
     model.classes = list(codes)
-    seen = answered(model, splits.test)
+    seen = look_at(model, splits.test)
     assert seen.s.shape == (3, 6) and torch.equal(seen.y, splits.test.y)
     assert cross_class(model, splits.test, 1.0).value == pytest.approx(cross_class_of(seen.s, seen.y, model.last.weight.detach(), model.cls, 1.0).value)
 
