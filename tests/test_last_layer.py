@@ -67,7 +67,7 @@ def test_the_same_twice():
 def test_a_start_is_taken_where_it_is_better():
     s, y, cls = data(0)
     plain = solve(s, y, cls)
-    good, bad = (solve(s, y, cls, start=W) for W in (plain.W, problem(s, y, cls).own * 1.5 - 0.5))
+    good, bad = (solve(s, y, cls, start=W) for W in (plain.W, problem(s, y, cls).own * 6. - 5))
     assert good.steps == 0 and torch.equal(good.W, plain.W)
     assert torch.equal(bad.W, plain.W) and bad.history[0][1] == plain.history[0][1]
     outside = solve(s, y, cls, start=plain.W, banned=torch.ones(4, 12, dtype=torch.bool).tril(-1))
