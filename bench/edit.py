@@ -134,6 +134,9 @@ Every edit starts from the same fitted weights. One thread, so CPU seconds are t
 
 The last line of each table is a bad start: the old weights are those of an untrained layer, -0.5 for every pair of a prototype and another class. The objective of these is worse than that of 1 for own and 0 for other classes, so
 the fit begins with the latter, and costs what the first fit costs. No fit is done twice.
+
+Where it ends: at a price of 0.0003, a tenth of the default, with 440 off-class weights in use, the goal is missed at the size of CUB. Measured once, by hand: the first fit stopped after 100 steps and 118 s at a gap of 2.8e-4, and to
+forbid one prototype took 39 s. A step moves at most 600 weights there, and steps on one group of classes undo part of what those on another have done.
 """
 
 
