@@ -4,7 +4,7 @@ BIN := $(CURDIR)/.venv/bin
 NOTEBOOKS := $(wildcard index.ipynb nbs/*.ipynb nbs/tutorials/*.ipynb)
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size bench-gallery bench-diverse bench-interventions bench-collide bench-ingredients bench-confound bench-report
+.PHONY: setup lab test sync notebooks docs data bench-default bench-layer bench-fashion bench-compare bench-full-size bench-gallery bench-diverse bench-interventions bench-collide bench-ingredients bench-confound bench-report bench-edit
 
 setup: .venv/.done
 
@@ -74,3 +74,6 @@ bench-confound: setup
 
 bench-report: setup
 	python bench/report.py
+
+bench-edit: setup
+	python bench/edit.py

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['stored', 'Problem', 'problem', 'objective', 'slope', 'lower_bound', 'measure', 'allowed', 'unrest', 'active_weights',
-           'curvature', 'sweep', 'jump', 'minimise_quadratic', 'newton_step', 'Solution', 'solve', 'adam_passes',
-           'refit_', 'LastLayer']
+           'curvature', 'sweep', 'jump', 'minimise_quadratic', 'newton_step', 'Solution', 'beginning', 'solve',
+           'adam_passes', 'refit_', 'LastLayer']
 
 # %% ../nbs/11_last_layer.ipynb #11_last_layer-002
 import time
@@ -133,6 +133,7 @@ def unrest(
     off = torch.where(W == 0, (G.abs() - problem.l1).clamp(min=0), (G + problem.l1 * W.sign()).abs())
     return own * problem.own + off * problem.off
 
+# %% ../nbs/11_last_layer.ipynb #11_last_layer-044c
 def active_weights(
     problem:Problem, # what is to be minimised
     W:Tensor, # (C,P) weights now
@@ -251,6 +252,16 @@ class Solution(NamedTuple):
     steps: int # taken
     history: list # (seconds, objective, gap) before the first step and after each
 
+# %% ../nbs/11_last_layer.ipynb #11_last_layer-063a
+def beginning(
+    problem:Problem, # what is to be minimised
+    start:Tensor|None, # (C,P) weights from elsewhere, or None
+)->Tensor: # (C,P) within the limits
+    "1 for own and 0 for off, or `start` where that is better"
+    plain = allowed(problem, problem.own)
+    if start is None: return plain
+    return min(allowed(problem, start), plain, key=lambda W: objective(problem, W).item())
+
 # %% ../nbs/11_last_layer.ipynb #11_last_layer-064
 def solve(
     s:Tensor, # (N,P) similarities
@@ -263,20 +274,19 @@ def solve(
     C:int|None=None, # number of classes; None: the classes that own prototypes
     banned:Tensor|None=None, # (C,P) bool: weights that have to be 0; None: none
     least:Tensor|None=None, # (C,P) smallest own weights that are allowed; None: all are
-    start:Tensor|None=None, # (C,P) weights to begin with; None: 1 for own, 0 for off
+    start:Tensor|None=None, # (C,P) weights to begin with, if they are better than 1 for own and 0 for off; None: those
 )->Solution:
     "Stage 3 as the convex problem it is, to a certified relative gap (the paper's section 2.2; the ridge is ours)"
     task, begun, history = problem(s, y, cls, l1, ridge, C, banned, least), time.perf_counter(), []
-    W = allowed(task, task.own.double() if start is None else start.double())
+    W = beginning(task, start)
     for step in range(steps + 1):
         value, left, pull, G = measure(task, W)
         history.append((time.perf_counter() - begun, value, left))
         better = W if left <= gap or step == steps else newton_step(task, W, pull, G)
         if better is W: break
         W = better
-    if left > gap:
-        advice = "allow more steps" if min(l1, ridge) > 0 else "with l1=0 or ridge=0 there may be no minimum; make both larger than 0"
-        warnings.warn(f"stopped after {step} steps with a gap of {left:.1e}, wanted {gap:.0e}: {advice}", stacklevel=2)
+    advice = "allow more steps" if min(l1, ridge) > 0 else "with l1=0 or ridge=0 there may be no minimum; make both larger than 0"
+    if left > gap: warnings.warn(f"stopped after {step} steps with a gap of {left:.1e}, wanted {gap:.0e}: {advice}", stacklevel=2)
     return Solution(W, left, value, step, history)
 
 # %% ../nbs/11_last_layer.ipynb #11_last_layer-071

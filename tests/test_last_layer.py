@@ -64,6 +64,16 @@ def test_the_same_twice():
     assert torch.equal(solve(s, y, cls).W, solve(s, y, cls).W)
 
 
+def test_a_start_is_taken_where_it_is_better():
+    s, y, cls = data(0)
+    plain = solve(s, y, cls)
+    good, bad = (solve(s, y, cls, start=W) for W in (plain.W, problem(s, y, cls).own * 6. - 5))
+    assert good.steps == 0 and torch.equal(good.W, plain.W)
+    assert torch.equal(bad.W, plain.W) and bad.history[0][1] == plain.history[0][1]
+    outside = solve(s, y, cls, start=plain.W, banned=torch.ones(4, 12, dtype=torch.bool).tril(-1))
+    assert outside.gap <= 1e-4 and not outside.W.tril(-1).any()
+
+
 def test_the_model_keeps_its_modes_and_the_rest_of_its_weights():
     seed_everything(0)
     model = tiny_model().train()
