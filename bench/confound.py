@@ -101,6 +101,15 @@ def promised(rows):
     assert mean(rows, "zeroed") < mean(rows, "without"), "zeroed weights are not worse than the ring"
 
 
+def told(found):
+    "The findings as sentences"
+    ring, sisters = found["ring"], found.get("sisters")
+    said = [f"One ring: {mean(ring, 'with'):.1f} % with it, {mean(ring, 'without'):.1f} % without; forbidding and fitting again gives {mean(ring, 'fitted'):.1f} %, the clean twin {mean(ring, 'upper'):.1f} %. "
+            f"The default recipe falls as well, to {mean(ring, 'default without'):.1f} %."]
+    if sisters: said.append(f"Sisters: {mean(sisters, 'with'):.1f} % with the object, {mean(sisters, 'without'):.1f} % without; forbidden {mean(sisters, 'fitted'):.1f} %, all anew under the mask {mean(sisters, 'mask'):.1f} %, the clean twin {mean(sisters, 'upper'):.1f} %.")
+    return "\n".join(f"- {line}" for line in said)
+
+
 def text(found):
     "The page"
     parts = "\n\n".join(f"## {title}\n\n{table(found[name])}" for name, title in
@@ -113,6 +122,8 @@ the same pictures, pixel for pixel, without the object. Forbidden are the marked
 
 - Command: `make bench-confound`, {datetime.date.today()}
 - Machine: {machine()}
+
+{told(found) if "ring" in found else ""}
 
 {parts}
 """
