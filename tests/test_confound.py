@@ -1,13 +1,13 @@
-"""Planted truths for the room of the ring: where objects are, who looks at them, what is left of them under a mask"""
+"""Planted truths for the room of the ring: where objects are, who looks at them, what is left of them under the paint"""
 import pytest
 import torch
 
 from protolab.backbone import geometry
 from protolab.birds import CODES, PART_ID, Plant
-from protolab.confound import (MARKED, SISTER, accuracy_on, bird_plan, covered, looks_into, object_share, on_object, own_terms, reseed_, ringed_splits,
-                               sister_codes, sits_on_object, stand_ins, truly_from, with_objects)
-from protolab.core import Patch, seed_everything
-from protolab.data import Cached, Images, bird_splits
+from protolab.confound import (BELOW, MARKED, SISTER, accuracy_on, bird_plan, looks_into, object_share, on_object, own_terms, painted, planted_share, ringed_splits,
+                               sister_codes, sister_splits, sits_on_object, with_objects)
+from protolab.core import Patch
+from protolab.data import Images, bird_splits
 from protolab.model import tiny_model
 from protolab.project import Nearest
 
@@ -90,30 +90,30 @@ def test_shares_by_hand():
     assert accuracy_on(s, torch.tensor([2, 0]), torch.tensor([2])) == 1 and accuracy_on(s, torch.tensor([2, 0]), torch.tensor([0, 2])) == 0.5
 
 
-def test_nothing_of_a_hidden_cell_is_left():
-    seed_everything(0)
-    mask = torch.rand(3, 4, 5) < 0.4
-    x = torch.rand(3, 2, 4, 5)
-    loader = Cached(x.masked_fill(mask[:, None], 99.), bird_splits(5, 2, 96, 1, 1).train.subset([0, 1, 2]))
-    source = stand_ins(mask)
-    after = covered(loader, source).x
-    assert after.max() < 1 and torch.equal(after[~mask[:, None].expand_as(after)], x[~mask[:, None].expand_as(x)])
-    assert not mask.flatten(1).gather(1, source).any()
+def test_nothing_of_the_object_is_left_under_the_paint():
+    sisters = sister_splits(5, sizes=(2, 1, 1))
+    shown, clean = (painted(splits.train, BELOW) for splits in (sisters.shown, sisters.clean))
+    assert ring(sisters.shown.train).flatten(1).any(1).sum() == 8 and not ring(shown).any()
+    assert torch.equal(shown.x, clean.x)                                        # nobody can tell the trap from its clean twin
+    grey = (shown.x == 124).all(1)
+    assert grey[:, 67:, :29].all() and grey.float().mean() < 0.15               # on the images of all species
 
 
-def test_papers_name_the_cell_that_stood_in(place):
-    h, w = place.cells
-    source = torch.arange(h * w)[None].clone()
-    source[0, 1] = 2 * w + 3                                                    # cell (2, 3) stands in for (0, 1)
-    patch = Patch(prototype=0, image=0, name="", label=0, cell=(0, 1), box=(0, 0, 1, 1), distance=0.)
-    assert truly_from(patch, source, place).cell == (2, 3)
+def test_paint_leaves_the_rest_and_the_images_that_came(trap):
+    images = trap.shown.train
+    before = images.x.clone()
+    after = painted(images, (0, 0.5, 0.25, 1), grey=7)
+    assert torch.equal(images.x, before) and (after.x[:, :, :24, 48:] == 7).all() and not after.parts[:, :24, 48:].any()
+    assert torch.equal(after.x[:, :, 24:], before[:, :, 24:]) and torch.equal(after.x[..., :48], before[..., :48])
 
 
-def test_only_the_forbidden_start_anew():
-    seed_everything(0)
-    net = tiny_model()                                                          # 2 prototypes for each of 3 classes
-    images = Images(torch.zeros(12, 3, 16, 16, dtype=torch.uint8), torch.arange(12) % 3, ["a", "b", "c"], [str(n) for n in range(12)])
-    before = net.prototypes.vectors.detach().clone()
-    reseed_(net, Cached(torch.randn(12, 3, 16, 16), images), [1, 4, 5])          # one of class 0, both of class 2
-    moved = (net.prototypes.vectors != before).flatten(1).any(1).nonzero()[:, 0].tolist()
-    assert moved == [1, 4, 5]
+def test_only_prototypes_that_speak_are_counted(place):
+    parts = torch.zeros(1, 96, 96, dtype=torch.uint8)
+    parts[0, :48] = PART_ID["planted"]                                          # the upper half
+    images = Images(torch.zeros(1, 3, 96, 96, dtype=torch.uint8), torch.tensor([0]), ["a", "b"], ["one"], parts)
+    last = place.cells[0] * place.cells[1] - 1
+    near = Nearest(torch.zeros(3, 1), torch.zeros(3, 1).long(), torch.tensor([[0], [last], [last]]), torch.zeros(3, 1).long())
+    every = planted_share(images, near, place, torch.tensor([[0., 1., 0.], [-1., 0., 2.]]))
+    assert every.value == pytest.approx(1 / 3) and every.n == 3 and every.better == "low"
+    assert 0.5 <= every.chance <= 0.6                                           # half of all places, and a margin
+    assert planted_share(images, near, place, torch.tensor([[0., 1., 0.], [0., 0., 2.]])).values.tolist() == [0, 0]
