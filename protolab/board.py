@@ -154,15 +154,13 @@ class BoardGallery(Gallery):
         self.desk, self.album, self.said = desk, album, ""
         self.chosen = W.SelectMultiple(options=[(album.name(j), j) for j in range(len(album.patches))], description="prototypes", rows=6)
         self.step = W.IntSlider(-1, min=-1, max=len(album.patches) - 1, description="one by one", readout=False, layout=W.Layout(width="260px"))
-        self.step.steps = self.chosen                                             # it moves the list, and the list is heard
         self.to = W.Dropdown(options=[("choose a prototype", None)], description="move to")
         self.place = W.IntSlider(max=0, description="place", readout=False, layout=W.Layout(width="260px"))
-        self.place.steps = self.to
+        self.step.steps, self.place.steps = self.chosen, self.to                  # they move the lists, and the lists are heard
         self.place.observe(lambda change: setattr(self.to, "index", change.new), "value")
         self.to.observe(lambda change: setattr(self.place, "value", change.new or 0), "index")
         self.least = W.FloatSlider(0.5, min=0.1, max=2, step=0.1, description="least weight")
-        names = "remove", "forbid", "require", "move", "undo", "redo"
-        self.buttons = {name: W.Button(description=name, layout=W.Layout(width="auto")) for name in names}
+        self.buttons = {name: W.Button(description=name, layout=W.Layout(width="auto")) for name in (*WORDS, "undo", "redo")}
         for name, button in self.buttons.items(): button.on_click(lambda _, name=name: self.press(name))
         self.chosen.observe(self.offer, "value")
         self.step.observe(self.walk, "value")
@@ -180,6 +178,7 @@ def sections(self:BoardGallery)->list: # of (heading, HTML)
     "The board as it is"
     return [(f"{len(self.desk.edits)} edits", self.view(*self.shown()))]
 
+# %% ../nbs/32_board.ipynb #32_board-105a
 @patch
 def walk(self:BoardGallery,
     change=None, # of the slider; not read
