@@ -81,8 +81,9 @@ def scene_of(
 BOARD_STYLE = STYLE + """
 .pl-board{display:grid;grid-template-columns:minmax(0,1fr);gap:20px}.pl-board .pl-cards{--side:100%}.pl-board ol{margin:4px 0;padding-left:22px;font-size:13px}.pl-board figure.pl-on{outline:3px solid currentColor;outline-offset:3px;border-radius:4px}
 .pl-board .pl-removed .pl-pic::after{content:"";position:absolute;inset:0;background:linear-gradient(to top right,#0000 46%,#000 46%,#fff 48%,#fff 52%,#000 54%,#0000 54%)}.pl-board .pl-removed img,.pl-board .pl-silenced img{filter:grayscale(1)}
-.pl-warn{border-left:4px solid currentColor;padding-left:10px;font-weight:600}.pl-said{min-height:1.4em}.pl-near{display:grid;grid-template-columns:repeat(5,minmax(0,110px));gap:10px;--side:100%}
-@container (min-width:900px){.pl-sides{display:grid;grid-template-columns:minmax(0,1fr) 340px;gap:32px}}
+.pl-side h3{margin:18px 0 4px}.pl-side table{width:100%}.pl-side th,.pl-side td{white-space:normal;overflow-wrap:normal}.pl-side td:last-child,.pl-side th:last-child{padding-right:0}
+.pl-board .pl-warn{border-left:4px solid currentColor;margin:8px 0;padding-left:10px;font-weight:600}.pl-said{min-height:1.4em}.pl-near{display:grid;grid-template-columns:repeat(auto-fill,minmax(96px,1fr));gap:10px;--side:100%}
+@container (min-width:900px){.pl-sides{grid-template-columns:minmax(0,1fr) 340px;gap:32px}.pl-sides>.pl-wall{order:-1}.pl-side{position:sticky;top:8px;align-self:start}}
 """
 
 def board_card(
@@ -94,7 +95,8 @@ def board_card(
     look = f"{'pl-on ' if j in scene.chosen else ''}{f'pl-{word}' if word else ''}".strip()
     alt = ", ".join(filter(None, (f"Prototype {j}, {scene.album.classes[p.label]}", word, "chosen" if j in scene.chosen else "")))
     picture = crop_html(scene.album.thumbs, p.image, p.box, alt, class_colour(p.label))
-    return f'<figure class="{look}">{picture}<figcaption>{j}{" · chosen" if j in scene.chosen else ""}<small>{word}</small></figcaption></figure>'
+    marks = "".join(f"<small>{mark}</small>" for mark in ("chosen" if j in scene.chosen else "", word) if mark)
+    return f'<figure class="{look}">{picture}<figcaption>{j}{marks}</figcaption></figure>'
 
 # %% ../nbs/32_board.ipynb #32_board-070
 def board_side(
@@ -105,17 +107,17 @@ def board_side(
     past = "".join(f"<li>{escape(line)}</li>" for line in scene.history)
     tiles = "".join(nearest_tile(scene.album, scene.chosen[0], n, p, scene.album.thumbs) for n, p in enumerate(scene.near, 1))
     near = f'<h3>Where {scene.chosen[0]} could go</h3><div class="pl-near">{tiles}</div>' if tiles else ""
-    return (f'<div><p class="pl-said" role="status">{escape(scene.said)}</p>{warned}<h3>Validation images</h3>{table_html(scene.rows, ("", "before", "after"))}'
+    return (f'<div class="pl-side"><p class="pl-said" role="status">{escape(scene.said)}</p>{warned}<h3>Validation images</h3>{table_html(scene.rows, ("", "before", "after"))}'
             f'{near}<h3>History</h3>{f"<ol>{past}</ol>" if past else "<p>nothing was changed</p>"}</div>')
 
 def board_view(
     scene:Scene, # what the board shows
 )->str: # HTML
-    "The board: all prototypes by class, and beside them what the edits cost and bring"
+    "The board: what the edits cost and bring, and all prototypes by class; side by side where there is room, the answer first where there is none"
     patches = scene.album.patches
     rows = {label: [j for j, p in enumerate(patches) if p.label == label] for label in sorted({p.label for p in patches})}
     wall = "".join(f'<section><h3>{class_html(label, scene.album.classes)}</h3><div class="pl-cards">{"".join(board_card(scene, j) for j in js)}</div></section>' for label, js in rows.items())
-    return f'<div class="pl"><div class="pl-board pl-sides"><div class="pl-wall">{wall}</div>{board_side(scene)}</div></div>'
+    return f'<div class="pl"><div class="pl-board pl-sides">{board_side(scene)}<div class="pl-wall">{wall}</div></div></div>'
 
 # %% ../nbs/32_board.ipynb #32_board-085
 def struck(
@@ -151,13 +153,18 @@ class BoardGallery(Gallery):
             raise ValueError(f"the album has {len(album.patches)} prototypes and the desk {len(desk.state.cls)}: make the album of the model that is on the desk")
         self.desk, self.album, self.said = desk, album, ""
         self.chosen = W.SelectMultiple(options=[(album.name(j), j) for j in range(len(album.patches))], description="prototypes", rows=6)
+        self.step = W.IntSlider(-1, min=-1, max=len(album.patches) - 1, description="one by one", readout=False, layout=W.Layout(width="260px"))
         self.to = W.Dropdown(options=[("choose a prototype", None)], description="move to")
+        self.place = W.IntSlider(max=0, description="place", readout=False, layout=W.Layout(width="260px"))
+        self.step.steps, self.place.steps = self.chosen, self.to                  # they move the lists, and the lists are heard
+        self.place.observe(lambda change: setattr(self.to, "index", change.new), "value")
+        self.to.observe(lambda change: setattr(self.place, "value", change.new or 0), "index")
         self.least = W.FloatSlider(0.5, min=0.1, max=2, step=0.1, description="least weight")
-        names = "remove", "forbid", "require", "move", "undo", "redo"
-        self.buttons = {name: W.Button(description=name, layout=W.Layout(width="auto")) for name in names}
+        self.buttons = {name: W.Button(description=name, layout=W.Layout(width="auto")) for name in (*WORDS, "undo", "redo")}
         for name, button in self.buttons.items(): button.on_click(lambda _, name=name: self.press(name))
         self.chosen.observe(self.offer, "value")
-        super().__init__([self.chosen, self.to, self.least, tuple(self.buttons.values())])
+        self.step.observe(self.walk, "value")
+        super().__init__([(self.chosen, self.step), (self.to, self.place), self.least, tuple(self.buttons.values())])
         self.offer()
 
 # %% ../nbs/32_board.ipynb #32_board-105
@@ -171,6 +178,14 @@ def sections(self:BoardGallery)->list: # of (heading, HTML)
     "The board as it is"
     return [(f"{len(self.desk.edits)} edits", self.view(*self.shown()))]
 
+# %% ../nbs/32_board.ipynb #32_board-105a
+@patch
+def walk(self:BoardGallery,
+    change=None, # of the slider; not read
+):
+    "Choose the one prototype on which the slider stands; none at its left end"
+    self.chosen.value = (self.step.value,) if self.step.value >= 0 else ()
+
 @patch
 def offer(self:BoardGallery,
     change=None, # of the choice; not read
@@ -180,6 +195,8 @@ def offer(self:BoardGallery,
     near = scene_of(desk, self.album, chosen).near if chosen else []
     self.to.options = [(f"{n} · {p.name}", (p.image, p.cell)) for n, p in enumerate(near, 1)] or [("choose a prototype", None)]
     self.to.index = 0                                                             # new options may leave nothing selected
+    self.place.max, self.place.value = len(self.to.options) - 1, 0
+    if len(chosen) < 2: self.step.value = chosen[0] if chosen else -1
     for name in ("remove", "forbid", "require"): self.buttons[name].disabled = not chosen
     self.buttons["move"].disabled, self.buttons["undo"].disabled, self.buttons["redo"].disabled = not near, len(desk.done) == 1, not desk.undone
 
@@ -196,7 +213,8 @@ def press(self:BoardGallery,
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")                                       # the board shows them itself
             for arguments in calls: getattr(desk, name)(*arguments)
-        self.said = f"{name} {', '.join(str(a[0]) for a in calls if a)}: fitted again in {time.perf_counter() - start:.2f} s" if calls else "choose a prototype first"
+        whom = "".join(f" {a[0]}" for a in calls if a)
+        self.said = f"{name}{whom}: fitted again in {time.perf_counter() - start:.2f} s" if calls else "choose a prototype first"
     except ValueError as error: self.said = f"{name}: {error}"
     self.offer()
     self.draw()

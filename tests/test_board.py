@@ -75,6 +75,20 @@ def test_move_goes_where_the_list_says(board):
     assert board.shown()[0].album.patches[4] is board.album.patches[4], "the others keep their boxes"
 
 
+def test_the_sliders_choose_by_keyboard(board):
+    "Left end: none; the list is heard back, and several that were chosen at once stay chosen"
+    board.step.value = 5
+    assert board.chosen.value == (5,) and "<small>chosen</small>" in board_card(board.shown()[0], 5)
+    board.place.value = 2
+    assert board.to.index == 2 and board.place.max == len(board.to.options) - 1
+    board.chosen.value = (2,)
+    assert board.step.value == 2 and board.place.value == 0
+    board.chosen.value = (3, 4)
+    assert board.chosen.value == (3, 4) and board.step.value == 2
+    board.step.value = -1
+    assert board.chosen.value == () and board.buttons["remove"].disabled
+
+
 def test_destinations_are_the_nearest_of_the_class_in_other_images(board):
     "An independent search: a loop over images"
     state, j = board.desk.state, 3
