@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from protolab.backbone import geometry, make_backbone
-from protolab.card import (BELIEFS, CLEAR, REASONS, STEPS, Asked, Card, Step, card_from_json, card_of, collect, doubt, line_html, number, objection, report, sentence,
+from protolab.card import (BELIEFS, CLEAR, REASONS, STEPS, Asked, Card, Step, apart, card_from_json, card_of, collect, doubt, line_html, number, objection, report, sentence,
                            strip_svg, track)
 from protolab.core import seed_everything
 from protolab.data import Images, Loader, Splits, bird_splits
@@ -71,6 +71,16 @@ def test_each_limit_can_speak(name):
     wrong = 0.1 if better == "low" else -0.1
     assert BELIEFS[name][0] in doubt(metric(limit + wrong, better=better, name=name))
     assert doubt(metric(limit - wrong / 2, better=better, name=name)) == ""
+
+
+def test_a_value_just_short_of_its_limit_is_told_with_more_digits():
+    assert apart(0.504, 0.5) == ("0.504", "0.500") and apart(-0.1, 0.5) == ("−0.10", "0.50")
+    assert "OIRR is 0.504, where at most 0.500 is asked" in doubt(metric(0.504, better="low", name="OIRR"))
+
+
+def test_places_at_random_are_no_objection_to_places_that_differ():
+    assert doubt(metric(0.97, 0.95, 0.99, 0.98, name="distinctiveness")) == ""
+    assert "at least 0.50 is asked" in doubt(metric(0.2, chance=0.98, name="distinctiveness"))
 
 
 def test_the_card_says_aloud_when_it_has_no_word():
