@@ -23,7 +23,7 @@ setup(
     package_data={"protolab": ["weights/*"]},
     python_requires=">=" + cfg["min_python"] + ",<3.14",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split(), "timm": ["timm"]},
+    extras_require={"dev": cfg["dev_requirements"].split(), "timm": ["timm"], "captum": ["captum"]},
     entry_points={
         "console_scripts": ["protolab=protolab.cli:main"],
         "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
