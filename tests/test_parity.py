@@ -275,4 +275,4 @@ def test_the_objective_of_the_last_layer():
     assert objective(problem(want.s, loader.y, model.cls, 1e-4, 0.01), W).item() == pytest.approx(hand["cross_entropy"] + 1e-4 * hand["l1"] + ridge, rel=1e-10)
 
 
-def test_both_distances_are_tested(): assert {distance for *_, distance in CASES} == set(DISTANCES)
+def test_both_distances_are_tested(): assert {distance for *_, distance in CASES} == set(DISTANCES) - {"cosine"}   # not the paper's; its oracle is in test_prototypes

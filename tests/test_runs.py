@@ -82,7 +82,7 @@ def check_same(run, other):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_files(recipe, whole):
     run = whole[recipe]
-    assert {p.name for p in run.folder.iterdir()} == {*SAME, "history.json", "checkpoint.safetensors", "candidates", "sources"}
+    assert {p.name for p in run.folder.iterdir()} == {*SAME, "history.json", "checkpoint.safetensors", "candidates", "sources", "lints.json"}
     for file in run.folder.glob("*.json"): json.loads(file.read_text())
     model = run.model()
     assert model.provenance and len(model.provenance) == len(json.loads((run.folder/"provenance.json").read_text())) == 6
