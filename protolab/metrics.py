@@ -133,7 +133,8 @@ def planted(
     return Looked(s, cell, s @ weight.T, y, cls, weight, geo, place.float(), maps)
 
 # %% ../nbs/23_metrics.ipynb #23_metrics-127
-BOX, PATCH = 72 / 224, 32 / 224 # sides of the boxes of Huang et al. and of PIP-Net, as shares of the image's side
+BOX = 72 / 224 # side of the box of Huang et al., as a share of the image's side
+PATCH = 32 / 224 # side of the patch of PIP-Net, likewise
 
 def boxes_round(
     place:Tensor, # (n,2) y and x in pixels
