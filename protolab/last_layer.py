@@ -238,9 +238,10 @@ def newton_step(
     move = minimise_quadratic(curvature(problem, pull, c, j), g, w, price, problem.least[c, j]) - w
     promised = (g @ move + price @ ((w + move).abs() - w.abs())).item()
     now, better = objective(problem, W).item(), W.clone()
+    blur = 4 * np.finfo(float).eps * abs(now) # a gain below it is lost in rounding, though the step still closes the gap
     for size in 0.5 ** np.arange(30.):
         better[c, j] = w + size * move
-        if objective(problem, better).item() < now + 0.1 * size * promised: return better
+        if objective(problem, better).item() < now + (blur if promised > -blur else 0.1 * size * promised): return better
     return W
 
 # %% ../nbs/11_last_layer.ipynb #11_last_layer-063
