@@ -22,7 +22,7 @@ test: setup
 	@tools/step.sh "system packages" tools/system.sh
 	@tools/step.sh "sync gate" python tools/sync.py --check
 	@tools/step.sh "notebooks and docs" $(MAKE) --no-print-directory docs
-	@tools/step.sh "tests" python -m pytest tests -n 2 --dist loadfile -rs --durations=8
+	@tools/step.sh "tests" env OMP_NUM_THREADS=1 python -m pytest tests -n 2 --dist loadfile -rs --durations=8
 
 # notebooks -> library and README; clean and strip the notebooks
 sync: setup
