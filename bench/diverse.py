@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from protolab.core import atomic_path, seed_everything
 from protolab.data import bird_splits
-from protolab.diverse import Seated, diverse_loss, near_unique_share, parts_at, refined_places, unique_share
+from protolab.diverse import Seated, diverse_loss, near_unique_share, refined_places, unique_share
 from protolab.last_layer import LastLayer
 from protolab.project import Projection, nearest
 from protolab.seeding import evidence_start, plain_classifier, vocabulary_start
 from protolab.street import WARM, new_model, on_maps
 from protolab.train import Stage, fit
-from protolab.truth import part_score, pointed_part, shown_parts, window_part
+from protolab.truth import part_score, parts_at, pointed_part, shown_parts, window_part
 
 PAGE = Path(__file__).parents[1] / "docs" / "bench-diverse.md"
 SPACED = Stage("warm", 10, WARM.rates, diverse_loss)
@@ -46,7 +46,7 @@ def one_recipe(net, head, maps, geo, recipe, seed):
     images, near = maps.project.images, nearest(net, maps.project, 10)
     places = refined_places(net, maps.project, near, geo)
     window, pointing = (part_score(shown_parts(images, near, geo, read), net.cls) for read in (window_part, pointed_part))
-    refined = part_score(parts_at(images, near, places, geo, window_part), net.cls)
+    refined = part_score(parts_at(images, near.image, places, geo, window_part), net.cls)
     return {"distinct": window.distinct, "background": window.background, "pure": window.pure, "refined": refined.background,
             "refined pure": refined.pure, "refined distinct": refined.distinct, "pointing": pointing.background, "pointing pure": pointing.pure,
             "unique": unique_share(net).value, "near": near_unique_share(net).value,

@@ -138,7 +138,7 @@ def board_sheet(
     js = sorted(range(len(scene.album.patches)), key=lambda j: scene.album.patches[j].label)
     lines = [f"{what}: {a} → {b}" for what, a, b in scene.rows] + [f"Warning: {w}" for w in scene.warnings]
     text = [[written(tuple(lines), (930, 20 * len(lines) + 10))]]
-    return contact_sheet(text + [[one(j) for j in js[n:n + 10]] for n in range(0, len(js), 10)], f"Board: {len(scene.history)} edits", quality=60)
+    return contact_sheet(text + [[one(j) for j in js[n:n + 10]] for n in range(0, len(js), 10)], f"Board, edits: {len(scene.history)}", quality=60)
 
 # %% ../nbs/32_board.ipynb #32_board-100
 class BoardGallery(Gallery):
@@ -176,7 +176,7 @@ def shown(self:BoardGallery)->tuple: # of one Scene
 @patch
 def sections(self:BoardGallery)->list: # of (heading, HTML)
     "The board as it is"
-    return [(f"{len(self.desk.edits)} edits", self.view(*self.shown()))]
+    return [(f"Edits: {len(self.desk.edits)}", self.view(*self.shown()))]
 
 # %% ../nbs/32_board.ipynb #32_board-105a
 @patch

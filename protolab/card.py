@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BELIEFS', 'BEST_BY_CHANCE', 'CARD_STYLE', 'CLEAR', 'REASONS', 'STEPS', 'CARD_FORMAT', 'number', 'apart', 'sentence',
            'track', 'strip_svg', 'objection', 'doubt', 'Card', 'line_html', 'group_html', 'list_html', 'Asked', 'known',
-           'Step', 'collect', 'share_right', 'foreign', 'spread_out', 'seed_drawn', 'card_of', 'report', 'draw_card',
+           'Step', 'collect', 'share_right', 'foreign', 'seed_drawn', 'card_of', 'report', 'draw_card',
            'card_from_json']
 
 # %% ../nbs/28_card.ipynb #28_card-002
@@ -26,7 +26,7 @@ from .data import Images, Splits
 from .diverse import near_unique_share, unique_share
 from .gallery import STYLE
 from .intervene import seed_of, tried_metrics, try_pieces
-from .locate import deletion, insertion
+from .locate import deletion, insertion, spread_out
 from .metrics import (Looked, Metric, comprehensiveness, consistency, distinctiveness, explanation_length, look_at, measured, oirr,
                               part_purity, partless, pointing_game, sparsity, stability)
 from .truth import Truth, truth_of
@@ -253,14 +253,6 @@ def foreign(
 )->Metric: # over wrong and narrow predictions
     "What other classes' prototypes add to doubtful wins"
     return cross_class_of(looked.s, looked.y, looked.weight, looked.cls)
-
-# %% ../nbs/28_card.ipynb #28_card-057b
-def spread_out(
-    images:Images, # N of them
-    n:int, # how many are wanted
-)->Images: # n of them, evenly spread; all when there are fewer
-    "Some images"
-    return images.subset(torch.linspace(0, len(images) - 1, min(n, len(images))).long())
 
 # %% ../nbs/28_card.ipynb #28_card-057c
 STEPS = [

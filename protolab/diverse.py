@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['overlap_of', 'latent_gaps', 'groups_of', 'Twins', 'twins', 'left', 'unique_share', 'near_unique_share', 'crowding',
            'diverse_loss', 'top_of', 'peak_offset', 'all_distances', 'surrounded', 'in_units', 'best_seated', 'untaken',
-           'Seated', 'refined_places', 'parts_at', 'refine_papers']
+           'Seated', 'refined_places', 'refine_papers']
 
 # %% ../nbs/26_diverse.ipynb #26_diverse-002
 from dataclasses import replace
@@ -16,11 +16,9 @@ from torch import Tensor, nn
 
 from .backbone import Geometry, cell_centre, clipped_box
 from .core import Out, evaluating
-from .data import Images
 from .loss import default_loss, own_mask
 from .metrics import Metric, measured, overlap
-from .project import Nearest, check_projection, duplicates, own_patches, papers, stream
-from .truth import pointed_part
+from .project import Nearest, become_, duplicates, own_patches, proven, stream
 
 # %% ../nbs/26_diverse.ipynb #26_diverse-007
 def overlap_of(
@@ -210,11 +208,8 @@ class Seated:
         "Yields {moved, duplicates} as `Projection` does"
         found = own_patches(model, dls.project, self.k)
         pick = untaken(best_seated(all_distances(model, dls.project), found.image, found.cell, model), found.image, found.cell)
-        patches = papers(found, pick, model, list(dls.project.images.names), self.geometry)
-        with torch.no_grad(): model.prototypes.vectors.copy_(found.patch[torch.arange(len(pick)), pick].view_as(model.prototypes.vectors))
-        model.provenance = patches
-        check_projection(model, dls.project)
-        yield dict(moved=sum(p.distance ** .5 for p in patches) / len(patches), duplicates=sum(len(g) - 1 for g in duplicates(patches)))
+        become_(model, dls.project, self.geometry, found, pick)
+        yield proven(model, dls.project)
 
 # %% ../nbs/26_diverse.ipynb #26_diverse-059
 def refined_places(
@@ -229,18 +224,6 @@ def refined_places(
         middle = torch.tensor([cell_centre(divmod(c, w), geometry) for c in cell.tolist()])
         found.append(middle + geometry.stride * peak_offset(-d[image, j].clamp(min=0).sqrt(), cell).cpu())
     return torch.stack(found).clamp(min=0).minimum(torch.tensor([H - 1.0, W - 1.0]))
-
-def parts_at(
-    images:Images, # images with part maps
-    near:Nearest, # (P,k) patches of each prototype
-    places:Tensor, # (P,k,2) pixels, of `refined_places`
-    geometry:Geometry, # of the network's cells
-    read=pointed_part, # how to read a place: `pointed_part` or `window_part`
-)->list: # P lists of part names, nearest first
-    "The part at each of these places"
-    if images.parts is None: raise ValueError("these images have no part maps, so nobody knows what a place shows: give birds (data.bird_splits)")
-    more = (geometry.size[0] / geometry.cells[0] / 2,) if read is pointed_part else ()
-    return [[read(images.parts[i], tuple(at), *more) for i, at in zip(*row)] for row in zip(near.image.tolist(), places.tolist())]
 
 # %% ../nbs/26_diverse.ipynb #26_diverse-061
 def refine_papers(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .backbone import Geometry, cell_box, geometry as geometry_of, patched
 from .core import Patch, evaluating
 from .last_layer import solve
-from .model import AfterTrunk, Edit
+from .model import AfterTrunk, Edit, own_classes
 from .project import stream
 from .prune import keep_
 
@@ -100,7 +100,7 @@ class State(NamedTuple):
     edits: tuple # of `Edit`, oldest first
 
     @property
-    def own(self): return self.cls == torch.arange(len(self.classes))[:, None] # (C,P) bool
+    def own(self): return own_classes(self.cls, len(self.classes)) # (C,P) bool
 
 # %% ../nbs/31_edit.ipynb #31_edit-011b
 def opened(

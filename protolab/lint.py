@@ -17,7 +17,7 @@ from .backbone import Geometry
 from .data import Images, Loaders, leaks
 from .last_layer import stored
 from .project import duplicates
-from .truth import pointed_part
+from .truth import parts_at
 
 # %% ../nbs/20_lint.ipynb #20_lint-005
 class Lint(NamedTuple):
@@ -100,9 +100,9 @@ def on_background(
     geometry:Geometry, # of the cells
 )->list: # their prototype numbers
     "Prototypes whose patch shows background, by pointing"
-    reach = geometry.size[0] / geometry.cells[0] / 2
     def middle(p): t, l, b, r = p.box; return (t + b - 1) / 2, (l + r - 1) / 2
-    return [p.prototype for p in patches if pointed_part(images.parts[p.image], middle(p), reach) == "background"]
+    image, places = torch.tensor([[p.image] for p in patches]), torch.tensor([[middle(p)] for p in patches], dtype=torch.float64)
+    return [p.prototype for p, (part,) in zip(patches, parts_at(images, image, places, geometry)) if part == "background"]
 
 # %% ../nbs/20_lint.ipynb #20_lint-033
 def background_lints(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'similarity_maps', 'field_maps', 'slopes', 'blurred', 'saliency_maps', 'part_mask', 'on_mask',
            'claimed_parts', 'located', 'captum_maps', 'evidence_map', 'turns', 'step_by_step', 'area_under',
-           'random_map', 'Curves', 'removal_curves', 'deletion', 'insertion']
+           'random_map', 'Curves', 'spread_out', 'removal_curves', 'deletion', 'insertion']
 
 # %% ../nbs/25_locate.ipynb #25_locate-002
 from typing import NamedTuple
@@ -196,6 +196,14 @@ class Curves(NamedTuple):
     map: Tensor # (N,steps+1) in the order of the map
     random: Tensor # (N,steps+1) in the order of a random map
 
+def spread_out(
+    images:Images, # N of them
+    n:int, # how many are wanted
+)->Images: # n of them, evenly spread; all when there are fewer
+    "Some images"
+    return images.subset(torch.linspace(0, len(images) - 1, min(n, len(images))).long())
+
+# %% ../nbs/25_locate.ipynb #25_locate-285a
 def removal_curves(
     model, # a ProtoPNet
     images:Images, # un-normalised, as they are
@@ -204,7 +212,7 @@ def removal_curves(
     insert:bool=False, # begin with the bare mean colour and add, or with the image and remove?
 )->Curves:
     "What becomes of the prediction as pixels go, or come, in the order of `evidence_map`"
-    x = normalise(images.x[torch.linspace(0, len(images) - 1, min(n, len(images))).long()], model.backbone.stats)
+    x = normalise(spread_out(images, n).x, model.backbone.stats)
     geo, found = map_geometry(model, geometry(model.backbone, tuple(x.shape[-2:]))), []
     for i, one in enumerate(tqdm(x, desc="inserting" if insert else "deleting", delay=2, leave=False)):
         target, bare = ask(model, one).logits[0].argmax().item(), one.mean((1, 2), keepdim=True).expand_as(one)

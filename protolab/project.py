@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['own_table', 'patch_columns', 'candidates', 'first_k', 'OwnSearch', 'nearest_own', 'in_order', 'stream', 'own_patches',
-           'without_replacement', 'choose', 'papers', 'project_', 'same_patch', 'check_projection', 'duplicates',
-           'Nearest', 'merge', 'nearest', 'Projection']
+           'without_replacement', 'choose', 'papers', 'become_', 'project_', 'same_patch', 'check_projection',
+           'duplicates', 'Nearest', 'merge', 'nearest', 'proven', 'Projection']
 
 # %% ../nbs/10_project.ipynb #10_project-002
 from typing import NamedTuple
@@ -207,6 +207,21 @@ def papers(
             for j, (i, label, place, far) in enumerate(zip(image, model.cls.tolist(), places, d))]
 
 # %% ../nbs/10_project.ipynb #10_project-066
+def become_(
+    model, # a ProtoPNet; its prototypes and its provenance are written
+    loader, # the images that were searched
+    geometry, # `geometry(model.backbone, (H,W))`
+    found:OwnSearch, # the nearest patches of each prototype in them
+    pick:Tensor, # (P,) which of them each takes
+)->list: # P `Patch` records, also kept as `model.provenance`
+    "Every prototype becomes the patch that it takes"
+    patches = papers(found, pick, model, list(getattr(getattr(loader, "images", None), "names", [])), geometry)
+    new = found.patch[torch.arange(len(pick)), pick]
+    with torch.no_grad(): model.prototypes.vectors.copy_(new.view_as(model.prototypes.vectors))
+    model.provenance = patches
+    return patches
+
+# %% ../nbs/10_project.ipynb #10_project-066a
 def project_(
     model, # a ProtoPNet; its prototypes and its provenance are written
     loader, # re-iterable of (x (B,3,H,W), y (B,)) batches, not shuffled, not augmented
@@ -216,12 +231,7 @@ def project_(
     "Every prototype becomes the nearest training patch of its own class (section 2.3); nothing is written when anything is wrong"
     k = int(model.cls.bincount().max()) if distinct else 1
     found = own_patches(model, loader, k)
-    pick = choose(found, model.cls, distinct)
-    patches = papers(found, pick, model, list(getattr(getattr(loader, "images", None), "names", [])), geometry)
-    new = found.patch[torch.arange(len(pick)), pick]
-    with torch.no_grad(): model.prototypes.vectors.copy_(new.view_as(model.prototypes.vectors))
-    model.provenance = patches
-    return patches
+    return become_(model, loader, geometry, found, choose(found, model.cls, distinct))
 
 # %% ../nbs/10_project.ipynb #10_project-071
 def same_patch(
@@ -313,6 +323,16 @@ def nearest(
     return best
 
 # %% ../nbs/10_project.ipynb #10_project-103
+def proven(
+    model, # a ProtoPNet, projected just now
+    loader, # the images it was projected on
+)->dict: # moved: mean distance (not squared); duplicates: prototypes too many
+    "Prove a projection, and sum it up: a row of `fit`"
+    check_projection(model, loader)
+    patches = model.provenance
+    return dict(moved=sum(p.distance ** .5 for p in patches) / len(patches), duplicates=sum(len(g) - 1 for g in duplicates(patches)))
+
+# %% ../nbs/10_project.ipynb #10_project-103a
 class Projection:
     "A stage of `fit`: project once on `dls.project`, prove it, yield one row"
     name = "project"
@@ -327,6 +347,5 @@ class Projection:
         state:dict, # untouched: one row and done
     ):
         "Yields {moved: mean distance (not squared), duplicates: prototypes too many}"
-        patches = project_(model, dls.project, self.geometry, self.distinct)
-        check_projection(model, dls.project)
-        yield dict(moved=sum(p.distance ** .5 for p in patches) / len(patches), duplicates=sum(len(g) - 1 for g in duplicates(patches)))
+        project_(model, dls.project, self.geometry, self.distinct)
+        yield proven(model, dls.project)

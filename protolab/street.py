@@ -185,8 +185,8 @@ def part_numbers(
     "Do the prototypes show parts?"
     images = trained.dls.project.images
     if images.parts is None: return {}
-    near = nearest(trained.net, trained.dls.project, k)
-    return {name: part_score(shown_parts(images, near, trained.geometry, read), trained.model.cls.cpu())
+    near, place = nearest(trained.net, trained.dls.project, k), map_geometry(trained.net, trained.geometry)
+    return {name: part_score(shown_parts(images, near, place, read), trained.model.cls.cpu())
             for name, read in (("pointing", pointed_part), ("window", window_part))}
 
 # %% ../nbs/22_street.ipynb #22_street-040
@@ -241,7 +241,7 @@ def columns_of(
     model, net, images = trained.model, trained.net, trained.dls.project.images
     with evaluating(net): outs = [(out.s, out.logits) for out in (net(x.to(model.cls.device)) for x, _ in trained.dls.valid)]
     s, logits = (torch.cat(parts) for parts in zip(*outs))
-    shown = [] if images.parts is None else shown_parts(images, nearest(net, trained.dls.project, k), trained.geometry)
+    shown = [] if images.parts is None else shown_parts(images, nearest(net, trained.dls.project, k), map_geometry(net, trained.geometry))
     return {"weight": own_weights(model.last.weight, model.cls), **({"purity": purity(shown)} if shown else {}), "uses": times_used(s, model.last.weight, logits)}
 
 # %% ../nbs/22_street.ipynb #22_street-047e

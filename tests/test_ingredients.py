@@ -5,12 +5,12 @@ import torch
 from protolab.backbone import geometry
 from protolab.core import evaluating, seed_everything
 from protolab.data import bird_splits
-from protolab.ingredients import INGREDIENTS, cook, shown, trunk_maps
+from protolab.ingredients import INGREDIENTS, cook, trunk_maps
 from protolab.loss import default_loss
 from protolab.model import load, protopnet, save
 from protolab.project import check_projection, project_
 from protolab.prototypes import patch_rows
-from protolab.street import frozen
+from protolab.street import frozen, part_numbers
 from protolab.train import train_step
 
 CLASSES = ["a", "b", "c"]
@@ -67,4 +67,4 @@ def test_the_first_ingredients_are_the_default_recipe():
     splits = bird_splits(0, per_class=4, valid=1, test=1, size=64)
     ours, theirs = cook(trunk_maps(splits), 3, INGREDIENTS["log, 1x1"]), frozen(splits, 3)
     for name, tensor in theirs.net.state_dict().items(): assert torch.equal(tensor, ours.net.state_dict()[name]), name
-    assert shown(ours, k=4).n == 80
+    assert part_numbers(ours, k=4)["pointing"].n == 80
